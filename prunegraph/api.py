@@ -194,7 +194,7 @@ def verify(
     plan: Plan,
     pruned: Graph,
     *,
-    data: Sequence[Batch] = (),
+    data: Batch | Sequence[Batch] = (),
     seed: int = 0,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Proof:
@@ -207,7 +207,7 @@ def verify(
         model: the original.
         plan: what was removed.
         pruned: the pruned graph.
-        data: inputs to compare on besides random ones, arrays by input name.
+        data: inputs to compare on besides random ones, arrays by input name; of one batch, or of several.
         seed: of the random inputs.
         progress: called with each step of the proof as it begins.
 
@@ -216,6 +216,7 @@ def verify(
     """
     from prunegraph.proof.verify import verify as _verify
 
+    data = [data] if isinstance(data, Mapping) else data
     base, tokens = model, plan.vocabulary
     if tokens is not None:
         whole = [dict(batch) for batch in data]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from onnx import helper, numpy_helper
 from prunegraph.coupling.coupling import Reduction
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.graph.model import Node
+from prunegraph.labels.blocks import Blocks
+from prunegraph.masked.blocks import Origin, mask_of, origins, staying
 
 SKIP_NORM, SKIP_RMS = "SkipLayerNormalization", "SkipSimplifiedLayerNormalization"
 
@@ -86,6 +89,7 @@ class Masking:
         self.wide = WIDER.get(self.kind, self.kind)
         self.dtype = helper.tensor_dtype_to_np_dtype(self.wide)
         mask, fraction = self._mask(reduction)
+        rank = len(self.survivors.coupling.labels_at(reduction))
         if self.dtype.kind in "iu" and reduction.kind not in NEUTRAL:
             self._mask_integers(reduction, mask)
             return
@@ -95,16 +99,15 @@ class Masking:
                 reduction.slot, mask, neutral(reduction.kind, narrow).astype(self.dtype)
             )
             return
-        name = self._tensor(mask)
         if reduction.kind in ("sum", "mean"):
-            masked = self._add("Mul", self._widened(reduction.slot), name)
+            masked = self._add("Mul", self._widened(reduction.slot), mask)
             self.proto.input[reduction.slot] = self._narrowed(masked)
         if reduction.kind == "mean":
             self._rescale(1 / fraction)
         elif reduction.kind == "norm":
-            self._normalise(list(reduction.axes), name, fraction, mask.ndim)
+            self._normalise(list(reduction.axes), mask, fraction, rank)
         elif reduction.kind == "groups":
-            self._normalise_groups(name, fraction, mask.ndim)
+            self._normalise_groups(mask, fraction, rank)
 
     def zero(self, slot: int) -> None:
         """Let the node read zeros of its input's shape at a slot."""
@@ -114,21 +117,16 @@ class Masking:
             "Mul", self.proto.input[slot], self._tensor(np.zeros((), dtype))
         )
 
-    def _mask(self, reduction: Reduction) -> tuple[np.ndarray, float]:
+    def _mask(self, reduction: Reduction) -> tuple[str, float]:
         """Ones for what stays, broadcast against the input; and the share of elements that stays."""
         labels = self.survivors.coupling.labels_at(reduction)
-        mask, fraction = np.ones([1] * len(labels), self.dtype), 1.0
+        mask, fraction, others = np.ones([1] * len(labels), self.dtype), 1.0, []
         for axis in reduction.axes:
-            own = self.survivors.coupling.own_channels(labels, axis)
-            if own is not None:
-                stays = ~self.survivors.removed(own.numbers)
-                # Of a block that goes as a whole nothing is masked here, since its zeros might be divided by.
-                stays[~stays.any(axis=1)] = True
-                one = np.asarray(stays, self.dtype)
-                fraction *= float(one.mean(axis=1).min())
-                shape = [1] * len(labels)
-                shape[own.over], shape[axis] = one.shape
-                mask = mask * (one if own.over < axis else one.T).reshape(shape)
+            blocks = self.survivors.coupling.channels.blocks_of(labels[axis])
+            if blocks is not None:
+                name, share = self._blocks_mask(blocks, reduction)
+                others.append(name)
+                fraction *= share
                 continue
             kept = self.survivors.kept(labels[axis])
             if kept is not None:
@@ -138,29 +136,53 @@ class Masking:
                     [-1 if i == axis else 1 for i in range(len(labels))]
                 )
                 fraction *= len(kept) / labels[axis].size
-        return mask, fraction
+        if not others or mask.size > 1:
+            others.append(self._tensor(mask))
+        both = "And" if self.dtype.kind == "b" else "Mul"
+        return reduce(lambda a, b: self._add(both, a, b), others), fraction
 
-    def _mask_integers(self, reduction: Reduction, mask: np.ndarray) -> None:
+    def _blocks_mask(self, blocks: Blocks, reduction: Reduction) -> tuple[str, float]:
+        """Ones for what stays of blocks that lose channels of their own, and the share of each block that stays."""
+        coupling = self.survivors.coupling
+        own = Origin(self.node.inputs[reduction.slot])
+        places = origins(coupling, own.value) if self.node.subgraph is None else [own]
+        for place in places:
+            axes = coupling.value_labels(place.value, reduction.node, reduction.slot) or ()
+            mask = mask_of(self.survivors, blocks, axes, self.dtype)
+            if mask is not None:
+                share = float(staying(self.survivors, blocks).mean(axis=1).min())
+                return self._moved(self._tensor(mask), place), share
+        raise AssertionError("an axis with the channels of a block has blocks beside it")
+
+    def _moved(self, mask: str, place: Origin) -> str:
+        """A mask of an earlier value, moved as that is."""
+        if place.moves:
+            mask = self._add("Expand", mask, self._add("Shape", place.value))
+        for node in place.moves:
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node.proto)
+            copy.name = copy.output[0] = self.fresh()
+            copy.input[0] = mask
+            self.before.append(copy)
+            mask = copy.output[0]
+        return mask
+
+    def _mask_integers(self, reduction: Reduction, mask: str) -> None:
         """Integers that stand for zero are the zero point."""
         slot = reduction.zero
         zero = self._widened(slot) if slot is not None and self.node.input(slot) else ""
         self._fill(reduction.slot, mask, np.zeros((), self.dtype), zero)
 
-    def _fill(
-        self, slot: int, mask: np.ndarray, value: np.ndarray, given: str = ""
-    ) -> None:
+    def _fill(self, slot: int, mask: str, value: np.ndarray, given: str = "") -> None:
         """Replace what goes by a value, or by another input."""
         if self.dtype.kind == "b":
             # ONNX Runtime has no Where of booleans.
-            op, mask = ("Or", mask == 0) if value else ("And", mask != 0)
-            self.proto.input[slot] = self._add(
-                op, self.proto.input[slot], self._tensor(mask)
-            )
+            op, mask = ("Or", self._add("Not", mask)) if value else ("And", mask)
+            self.proto.input[slot] = self._add(op, self.proto.input[slot], mask)
             return
         filling = given or self._tensor(value)
-        masked = self._add(
-            "Where", self._tensor(mask.astype(bool)), self._widened(slot), filling
-        )
+        stays = self._add("Cast", mask, to=onnx.TensorProto.BOOL)
+        masked = self._add("Where", stays, self._widened(slot), filling)
         self.proto.input[slot] = self._narrowed(masked)
 
     def _rescale(self, factor: float) -> None:

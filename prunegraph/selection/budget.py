@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.survivors import Survivors
 from prunegraph.errors import BudgetError
+from prunegraph.graph.model import Node
 from prunegraph.ops.cost import Cost, cost, is_parameter, node_macs, weight_bytes
 from prunegraph.ops.rule import Shape
 
@@ -156,6 +158,14 @@ def cannot_fall(kind: str, bound: float, least: float, original: Cost) -> Budget
     )
 
 
+@dataclass(frozen=True)
+class Touched:
+    """A part of a graph whose cost changes with some channels: weights by name, and layers."""
+
+    weights: tuple[str, ...]
+    layers: tuple[Node, ...]
+
+
 class Meter:
     """What is left of the cost under a choice, without making the model."""
 
@@ -183,24 +193,62 @@ class Meter:
             weight = self.coupling.graph.weights[name]
             params -= weight.size if name in self._params else 0
             size -= weight_bytes(weight, weight.shape)
+        part = self._part(survivors, Touched(tuple(self._uses), tuple(self._layers)))
+        return Cost(part.macs, params + part.params, size + part.bytes)
+
+    def touched(self, remove: Mapping[str, Sequence[int] | np.ndarray]) -> Touched:
+        """Weights and layers that are smaller without the given channels (no branches), or without some of them."""
+        survivors = Survivors(self.coupling, remove)
+        weights = {
+            name
+            for name, use in self._uses.items()
+            if any(survivors.size(labels) != labels.size for labels in use.labels)
+        }
+        layers = [
+            node
+            for node in self._layers
+            if any(
+                value in weights or self._shrinks(survivors, value)
+                for value in (*node.inputs, *node.outputs)
+            )
+        ]
+        return Touched(tuple(name for name in self._uses if name in weights), tuple(layers))
+
+    def measure_part(
+        self, remove: Mapping[str, Sequence[int] | np.ndarray], part: Touched
+    ) -> Cost:
+        """Cost of a part of the graph without the given channels and branches: all those that shrink it."""
+        return self._part(Survivors(self.coupling, remove), part)
+
+    def _shrinks(self, survivors: Survivors, value: str) -> bool:
+        labels = self.coupling.labels.get(value, ())
+        return any(survivors.size(each) != each.size for each in labels)
+
+    def _part(self, survivors: Survivors, part: Touched) -> Cost:
+        params = size = macs = 0
+        lost = survivors.lost_weights
         weight_shapes: dict[str, Shape] = {}
-        for name, use in self._uses.items():
-            weight = self.coupling.graph.weights[name]
-            shape = tuple(survivors.size(labels) for labels in use.labels)
+        for name in part.weights:
+            weight, shape = self.coupling.graph.weights[name], self._shape(survivors, name)
             weight_shapes[name] = shape
-            if name in survivors.lost_weights:
+            if name in lost:
                 continue
-            params += int(np.prod(shape, dtype=np.int64)) if name in self._params else 0
+            params += math.prod(shape) if name in self._params else 0
             size += weight_bytes(weight, shape)
-        macs = 0
-        for node in self._layers:
+        for node in part.layers:
             if node.index in survivors.gone:
                 continue
             shapes: dict[str, Shape] = {}
-            for value in (*node.inputs, *node.outputs):
-                if value:
-                    shape_now = weight_shapes.get(value) or survivors.shape(value)
-                    assert shape_now is not None
-                    shapes[value] = shape_now
+            for value in filter(None, (*node.inputs, *node.outputs)):
+                shape_now = weight_shapes.get(value) or (
+                    self._shape(survivors, value)
+                    if value in self._uses
+                    else survivors.shape(value)
+                )
+                assert shape_now is not None
+                shapes[value] = shape_now
             macs += node_macs(node, shapes)
         return Cost(macs, params, size)
+
+    def _shape(self, survivors: Survivors, weight: str) -> Shape:
+        return tuple(survivors.size(labels) for labels in self._uses[weight].labels)

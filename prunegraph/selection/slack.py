@@ -8,12 +8,13 @@ first; a unit's last step first, so that its channels go in the order of their s
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from prunegraph.coupling.branches import PREFIX
 from prunegraph.ops.cost import Cost
-from prunegraph.selection.budget import Meter
+from prunegraph.selection.budget import Meter, Touched
 from prunegraph.selection.normalise import normalised
 from prunegraph.selection.units import Step, collect
 
@@ -65,7 +66,9 @@ class _Slack:
         self.numbers: dict[str, list[int]] = {}
         for number, step in enumerate(taken):
             self.numbers.setdefault(step.unit, []).append(number)
-        self._now = self._remaining(self._gone)
+        self._now = meter.measure(collect([*forced, *taken]))
+        self._touched = self._touched_by_unit()
+        self._near = _neighbours(self._touched)
 
     @property
     def taken(self) -> list[Step]:
@@ -103,11 +106,34 @@ class _Slack:
     def _last(self, unit: str) -> tuple[Step, Cost]:
         """A unit's last step, and what is left if it stays."""
         number = self.numbers[unit][-1]
-        return self._steps[number], self._remaining({*self._gone, number})
+        step, touched = self._steps[number], self._touched[unit]
+        if touched is None:
+            return step, self._meter.measure(
+                collect([*self._forced, *self._others(self.numbers, number)])
+            )
+        # Nothing else changes: to measure it all would take most of the time of a choice.
+        near = [*self._forced, *self._others(self._near[unit], number)]
+        before = self._meter.measure_part(collect([*near, step]), touched)
+        after = self._meter.measure_part(collect(near), touched)
+        return step, Cost(
+            self._now.macs + after.macs - before.macs,
+            self._now.params + after.params - before.params,
+            self._now.bytes + after.bytes - before.bytes,
+        )
 
-    def _remaining(self, gone: set[int]) -> Cost:
-        steps = (step for i, step in enumerate(self._steps) if i not in gone)
-        return self._meter.measure(collect([*self._forced, *steps]))
+    def _others(self, units: Iterable[str], number: int) -> Iterator[Step]:
+        """The steps of some units that are taken, without one."""
+        for unit in units:
+            yield from (self._steps[i] for i in self.numbers[unit] if i != number)
+
+    def _touched_by_unit(self) -> dict[str, Touched | None]:
+        """What the steps of each unit change; None for a unit with branches, which may change anything."""
+        result: dict[str, Touched | None] = {}
+        for unit, numbers in self.numbers.items():
+            gone = collect(self._steps[number] for number in numbers)
+            has_branches = any(name.startswith(PREFIX) for name in gone)
+            result[unit] = None if has_branches else self._meter.touched(gone)
+        return result
 
     def _score(self, step: Step) -> float:
         """Sum of a step's scores, each by the mean of its group."""
@@ -117,3 +143,26 @@ class _Slack:
                 self._scores[group] = normalised(step.scores[group], "mean")
             total += float(self._scores[group][list(channels)].sum())
         return total
+
+
+def _neighbours(touched: Mapping[str, Touched | None]) -> dict[str, list[str]]:
+    """By unit, the units that change something of what it changes, itself included, and those with branches."""
+    units: dict[str, list[str]] = {}
+    anywhere = [unit for unit, part in touched.items() if part is None]
+    for unit, part in touched.items():
+        for place in () if part is None else _places(part):
+            units.setdefault(place, []).append(unit)
+    return {
+        unit: list(
+            dict.fromkeys(
+                [*anywhere, *(near for place in _places(part) for near in units[place])]
+            )
+        )
+        for unit, part in touched.items()
+        if part is not None
+    }
+
+
+def _places(part: Touched) -> Iterator[str]:
+    yield from (f"weight {name}" for name in part.weights)
+    yield from (f"layer {node.index}" for node in part.layers)

@@ -15,6 +15,7 @@ from prunegraph.coupling.coupling import Coupling
 from prunegraph.coupling.survivors import Own, Survivors
 from prunegraph.errors import ExactnessError, PlanError
 from prunegraph.graph.model import Graph
+from prunegraph.runtime.session import run, session
 from prunegraph.selection.plan import Plan, make_plan
 from tests.builders import Builder
 from tests.oracle import random_plan
@@ -28,7 +29,8 @@ def attention(
     size: int = 4,
     keys: int = 0,
     packed: bool = False,
-    in_batch: bool = False,
+    in_batch: str = "",
+    batch: int | str = 3,
     gain: str = "",
     norm: bool = False,
     table: bool = False,
@@ -41,14 +43,16 @@ def attention(
         size: of a head.
         keys: heads of keys and values, each for several of the query; 0 for as many.
         packed: whether query, key and value come from one matrix.
-        in_batch: whether heads are merged with the batch, as old exporters do.
+        in_batch: whether heads are merged with the batch, as old exporters do: behind it ("inner") or before it
+            ("outer"); "" for neither.
+        batch: size of the batch, or a name for any.
         gain: an operator with a parameter for each channel of each head, behind the query.
         norm: whether the query is divided by its length.
         table: whether the query is multiplied by a table that all heads share.
         seed: of the weights.
     """
     b = Builder(seed, opset=18)
-    x = b.input(3, 5, 6)
+    x = b.input(batch, 5, 6)
     width, keys = heads * size, keys or heads
 
     def linear(value: str, rows: int, columns: int, name: str) -> str:
@@ -56,14 +60,14 @@ def attention(
         return b.op("Add", product, b.weight(columns))
 
     def split(value: str, count: int) -> str:
-        shaped = b.op("Reshape", value, b.const([3, 5, count, size], np.int64))
+        shaped = b.op("Reshape", value, b.const([-1, 5, count, size], np.int64))
         return b.op("Transpose", shaped, perm=[0, 2, 1, 3])
 
     if packed:
         rows = b.op(
             "Reshape",
             linear(x, 6, 3 * width, "qkv"),
-            b.const([3, 5, 3, heads, size], np.int64),
+            b.const([-1, 5, 3, heads, size], np.int64),
         )
         turned = b.op("Transpose", rows, perm=[2, 0, 3, 1, 4])
         q, k, v = (b.op("Gather", turned, b.const(i, np.int64), axis=0) for i in range(3))
@@ -80,14 +84,17 @@ def attention(
     if keys != heads:
         k, v = (_repeated(b, each, keys, heads // keys, size) for each in (k, v))
     k = b.op("Transpose", k, perm=[0, 1, 3, 2])
+    if in_batch == "outer":
+        q, k, v = (b.op("Transpose", y, perm=[1, 0, 2, 3]) for y in (q, k, v))
     if in_batch:
         q, v = (b.op("Reshape", y, b.const([-1, 5, size], np.int64)) for y in (q, v))
         k = b.op("Reshape", k, b.const([-1, size, 5], np.int64))
     mixed = b.op("MatMul", b.op("Softmax", b.op("MatMul", q, k), axis=-1), v)
     if in_batch:
-        mixed = b.op("Reshape", mixed, b.const([3, heads, 5, size], np.int64))
-    y = b.op("Transpose", mixed, perm=[0, 2, 1, 3])
-    y = b.op("Reshape", y, b.const([3, 5, width], np.int64))
+        shape = [heads, -1, 5, size] if in_batch == "outer" else [-1, heads, 5, size]
+        mixed = b.op("Reshape", mixed, b.const(shape, np.int64))
+    y = b.op("Transpose", mixed, perm=[1, 2, 0, 3] if in_batch == "outer" else [0, 2, 1, 3])
+    y = b.op("Reshape", y, b.const([-1, 5, width], np.int64))
     return b.graph(linear(y, width, 6, "out"))
 
 
@@ -96,9 +103,9 @@ def _repeated(b: Builder, value: str, keys: int, times: int, size: int) -> str:
     spread = b.op(
         "Expand",
         b.op("Unsqueeze", value, b.const([2], np.int64)),
-        b.const([3, keys, times, 5, size], np.int64),
+        b.const([1, keys, times, 5, size], np.int64),
     )
-    return b.op("Reshape", spread, b.const([3, keys * times, 5, size], np.int64))
+    return b.op("Reshape", spread, b.const([-1, keys * times, 5, size], np.int64))
 
 
 def convolutions(
@@ -169,7 +176,8 @@ def prove(graph: Graph, seed: int, ratio: float, blocks: str = "own") -> None:
     heads=st.integers(2, 4),
     size=st.integers(2, 6),
     packed=st.booleans(),
-    in_batch=st.booleans(),
+    in_batch=st.sampled_from(["", "inner", "outer"]),
+    batch=st.sampled_from([3, "n"]),
     gain=st.sampled_from(["", "Add", "Mul", "PRelu"]),
     norm=st.booleans(),
     table=st.booleans(),
@@ -207,7 +215,9 @@ def test_random_convolutions_in_groups(
         ({}, {"q": (2, 4), "v": (2, 4)}),
         ({"heads": 3, "size": 5}, {"q": (3, 5), "v": (3, 5)}),
         ({"packed": True}, {"qkv": (2, 4)}),
-        ({"in_batch": True}, {"q": (2, 4), "v": (2, 4)}),
+        ({"in_batch": "inner"}, {"q": (2, 4), "v": (2, 4)}),
+        ({"in_batch": "outer", "batch": "n"}, {"q": (2, 4), "v": (2, 4)}),
+        ({"packed": True, "in_batch": "inner", "batch": "n"}, {"qkv": (2, 4)}),
         ({"gain": "Mul"}, {"q": (2, 4), "v": (2, 4)}),
         ({"norm": True}, {"q": (2, 4), "v": (2, 4)}),
         ({"table": True}, {"v": (2, 4)}),
@@ -224,6 +234,28 @@ def test_each_head_has_its_own(
     if "in_batch" not in options:
         assert not cells(pg.analyze(graph, attention="heads", blocks="own"))
     prove(graph, 1, 0.5)
+
+
+@pytest.mark.parametrize("in_batch", ["inner", "outer"])
+@pytest.mark.parametrize("batch", [3, "n"])
+def test_heads_that_share_an_axis_with_the_batch_lose_what_others_do(
+    in_batch: str, batch: int | str
+) -> None:
+    """As the same network does that keeps heads and batch apart, whatever the batch."""
+    merged, apart = attention(in_batch=in_batch, batch=batch), attention(batch=batch)
+    coupling = pg.analyze(merged, attention="head_dim", blocks="own")
+    plan = random_plan(coupling, seed=1)
+    for group in coupling.groups:
+        one, other = np.sort(plan.remove[group.id]).reshape(2, 2) % 4
+        assert (one != other).any()
+    pruned = pg.apply(merged, plan)
+    data = {"x": np.random.default_rng(0).standard_normal((3, 5, 6)).astype(np.float32)}
+    proof = pg.verify(merged, plan, pruned, data=[data])
+    assert proof.runs == (3 if batch == 3 else 4)
+    twin = make_plan(pg.analyze(apart, attention="head_dim", blocks="own"), plan.remove)
+    expected = run(session(pg.apply(apart, twin)), data)
+    np.testing.assert_allclose(run(session(pruned), data)[0], expected[0], atol=1e-5)
+    assert np.abs(expected[0] - run(session(apart), data)[0]).max() > 0.01
 
 
 def test_query_heads_that_share_a_key_head_choose_with_it() -> None:

@@ -11,8 +11,10 @@ import prunegraph as pg
 from prunegraph.errors import BudgetError
 from prunegraph.graph.model import Graph
 from prunegraph.ops.cost import cost
+from prunegraph.selection.budget import Meter
 from prunegraph.selection.plan import make_plan
 from tests.builders import Builder
+from tests.oracle import random_plan
 from tests.random_graphs import draw_graph
 
 ALLOCATIONS = ("uniform", "global", "isomorphic")
@@ -82,3 +84,23 @@ def test_what_has_a_ratio_of_its_own_does_not_come_back() -> None:
     )
     assert pg.apply(graph, plan).node("conv2").channels.outputs == 24
     assert len(plan.remove) == 1
+
+
+@given(draw_graph(), st.sampled_from(["alike", "own"]), st.integers(0, 999))
+def test_what_a_group_touches_is_all_that_its_channels_change(
+    graph: Graph, blocks: str, seed: int
+) -> None:
+    coupling = pg.analyze(graph, blocks=blocks)
+    remove = random_plan(coupling, seed).remove
+    meter = Meter(coupling)
+    whole = vars(meter.measure(remove))
+    pruned = vars(cost(pg.apply(graph, make_plan(coupling, remove))))
+    # Bytes of sizes that a cut graph computes anew are not the choice's.
+    assert (whole["macs"], whole["params"]) == (pruned["macs"], pruned["params"])
+    for group, channels in remove.items():
+        others = {name: gone for name, gone in remove.items() if name != group}
+        touched = meter.touched({group: channels})
+        before = vars(meter.measure_part(remove, touched))
+        after = vars(meter.measure_part(others, touched))
+        without = vars(meter.measure(others))
+        assert {k: whole[k] + after[k] - before[k] for k in whole} == without
