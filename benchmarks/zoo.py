@@ -121,6 +121,7 @@ def together(name: str) -> str:
         repair="none",
         round_to=1,
     )
+    assert result.proof is not None  # prune proves unless it is told not to
     return (
         f"{name:44} {result.after.macs / result.before.macs:6.3f} {result.proof.relative:11.1e} "
         f"{'yes' if result.plan.rotation else 'no':>6} {len(result.plan.branches):9} {time.perf_counter() - start:8.0f}"
