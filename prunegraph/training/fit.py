@@ -204,9 +204,17 @@ def _checked_loss(
         )
     if not bool(torch.isfinite(value)):
         raise TrainingError(
-            f"the loss is {value.item()} in epoch {run.epoch + 1}, step {run.step + 1}: lower the learning rate"
+            f"the loss is {value.item()} in epoch {run.epoch + 1}, step {run.step + 1}: {_remedy(batch)}"
         )
     return value
+
+
+def _remedy(batch: Mapping[str, Tensor]) -> str:
+    """What to do about a loss that is not finite."""
+    for name, values in batch.items():
+        if not bool(torch.isfinite(values).all()):
+            return f"{name!r} has values in that batch that are infinite or not numbers; clean the data"
+    return "lower the learning rate"
 
 
 def _loss(

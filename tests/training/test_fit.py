@@ -377,6 +377,10 @@ def test_what_is_wrong_is_said() -> None:
     module = GraphModule(residual_net())
     with pytest.raises(TrainingError, match="lower the learning rate"):
         fit(module, Batches(task(48), 12), TrainingConfig(epochs=9, lr=1e9))
+    dirty = task(48)
+    dirty["x"][40, 0, 0, 0] = np.nan
+    with pytest.raises(TrainingError, match=r"'x' has values .* not numbers; clean"):
+        fit(GraphModule(residual_net()), Batches(dirty, 12), TrainingConfig(epochs=1))
     with pytest.raises(DataError, match="no batches"):
         fit(GraphModule(residual_net()), [], TrainingConfig(epochs=1))
     with pytest.raises(DataError, match="fill a batch"):
