@@ -61,7 +61,6 @@ class _Slack:
     ):
         self._meter, self._forced, self._steps = meter, forced, taken
         self._bounds = bounds
-        self._gone: set[int] = set()
         self._scores: dict[str, Array] = {}
         self.numbers: dict[str, list[int]] = {}
         for number, step in enumerate(taken):
@@ -73,7 +72,8 @@ class _Slack:
     @property
     def taken(self) -> list[Step]:
         """The steps that have not come back."""
-        return [step for i, step in enumerate(self._steps) if i not in self._gone]
+        numbers = sorted(i for each in self.numbers.values() for i in each)
+        return [self._steps[i] for i in numbers]
 
     def worth(self, unit: str) -> float | None:
         """Score of a unit's last step by the part of the bound that it takes up, of the bound it takes up most of.
@@ -94,7 +94,7 @@ class _Slack:
         _, remaining = self._last(unit)
         if not self._holds(remaining):
             return False
-        self._gone.add(self.numbers[unit].pop())
+        self.numbers[unit].pop()
         self._now = remaining
         return True
 
