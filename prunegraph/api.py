@@ -20,7 +20,7 @@ from prunegraph.errors import ModelError
 from prunegraph.execution import ExecutionOptions
 from prunegraph.frontends.outputs import beside, check_name, is_symbol
 from prunegraph.graph.model import Graph
-from prunegraph.graph.onnx_io import check_is_file
+from prunegraph.graph.onnx_io import check_destinations, check_is_file
 from prunegraph.keywords import takes_options
 from prunegraph.latency.measured import Selected, runtime_of
 from prunegraph.pipeline import (
@@ -332,12 +332,13 @@ def prune(
     if out is not None:
         check_model_output(out, given)
     if save_plan is not None:
-        check_output(save_plan, given)
+        check_output(save_plan, given, others=(out,))
     keep = kept_tokens(vocabulary, old_ids, gradients is not None)
     if keep is not None and out is not None:
         check_output(map_path(out), given, others=(out, save_plan))
     progress("load")
     whole = model if isinstance(model, Graph) else load(model)
+    check_destinations(whole, out, save_plan)
     if keep is not None and not old_ids and (described := _file_of(whole)) is not None:
         check_ids(described, keep.kept)
     preparer = Preparer(samples, verify, choice.seed, scratch(out), progress)
@@ -425,9 +426,10 @@ def apply_plan(
     if out is not None:
         check_model_output(out, given)
     if save_plan is not None:
-        check_output(save_plan, given)
+        check_output(save_plan, given, others=(out,))
     progress("load")
     whole = model if isinstance(model, Graph) else load(model)
+    check_destinations(whole, out, save_plan)
     preparer = Preparer(samples, verify, seed, scratch(out), progress)
     ready = preparer.with_vocabulary(whole, plan.vocabulary)
     ready = preparer.in_bases(ready, plan.rotation)
@@ -515,6 +517,10 @@ def check_output(
     `source` is the input, `others` are further outputs: all are different files.
     """
     target = Path(path)
+    if os.fspath(path) == "-":
+        raise ModelError(
+            "-: give a file name; of a command's results only --json goes to stdout"
+        )
     if target.is_dir():
         raise ModelError(f"{target}: is a folder; give a file name")
     check_is_file(target)

@@ -24,6 +24,7 @@ from prunegraph.depth.choose import check as check_depth
 from prunegraph.depth.ways import BranchWays
 from prunegraph.execution import ExecutionOptions
 from prunegraph.graph.model import Graph
+from prunegraph.graph.onnx_io import check_destinations
 from prunegraph.keywords import takes_options
 from prunegraph.latency.measured import Selected, runtime_of
 from prunegraph.measuring.metrics import Named, portable
@@ -236,9 +237,10 @@ def search(
     if out is not None:
         check_model_output(out, given)
     if save_plan is not None:
-        check_output(save_plan, given)
+        check_output(save_plan, given, others=(out,))
     progress("load")
     whole = model if isinstance(model, Graph) else load(model)
+    check_destinations(whole, out, save_plan)
     samples = samples.fit(whole)
     seen = Data.of(evaluation) if evaluation is not None else samples
     measure = portable(metric) if metric is not None else None

@@ -85,11 +85,9 @@ def apply(
     symbol, saved = (out, options.pop("save_plan")) if is_symbol(out) else (None, None)
     if symbol is not None:
         _check_symbol(model, symbol, saved, options)
-    write_report = report_writer(
-        report, sensitivity, model, (out, saved or options.get("save_plan"))
-    )
+    write_report = report_writer(report, sensitivity)
     api.check_model_output(out, model, symbol=True)
-    check_json(json_path, model, out)
+    check_json(json_path)
     where = console()
     with stages(where) as progress:
         chosen = Plan.load(plan)

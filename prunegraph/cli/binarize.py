@@ -26,7 +26,7 @@ from prunegraph.cli.options import (
     seed_option,
 )
 from prunegraph.cli.recipe import Writes
-from prunegraph.cli.results import file_sizes
+from prunegraph.cli.results import check_report, file_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -191,16 +191,14 @@ def binarize(
 ) -> None:
     """Give MODEL weights of one bit and activations of a few, layer by layer in closed form."""
     from prunegraph import api
-    from prunegraph.report import binarized, content, html
+    from prunegraph.report import binarized, content
     from prunegraph.training.binary import binarize as run
     from prunegraph.training.binary import measured
     from prunegraph.training.outcome import OutcomeJudge
 
-    api.check_model_output(out, model, [name for name in (checkpoint, report) if name])
-    if report:
-        html.require()
-        api.check_output(report, model, others=[out])
-    check_json(json_path, model, out)
+    api.check_model_output(out, model)
+    check_report(report)
+    check_json(json_path)
     where = console()
     with stages(where) as progress:
         graph = load_model(model)

@@ -8,10 +8,13 @@ from typing import Any
 
 import click
 
+from prunegraph.cli.files import check_files
+
 Decorator = Callable[[Any], Any]
 
-#: Where a context keeps whether a command says less or more than usual.
+#: Where a context keeps whether a command says less or more than usual, and its words.
 QUIET, VERBOSE = "prunegraph.quiet", "prunegraph.verbose"
+WORDS = "prunegraph.words"
 
 
 class Section(StrEnum):
@@ -69,6 +72,14 @@ class Command(click.Command):
         super().__init__(*args, **kwargs)
         self.examples = tuple(examples)
         self.params += [_quiet(), _verbose()]
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[WORDS] = list(args)
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        check_files(ctx, ctx.meta[WORDS])
+        return super().invoke(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         records: dict[Section, list[tuple[str, str]]] = {each: [] for each in Section}

@@ -61,7 +61,7 @@ def compare(
     from prunegraph import api
     from prunegraph.report import content, tables
 
-    check_json(json_path, first, second)
+    check_json(json_path)
     graph = api.load(first)
     result = api.compare(
         graph,

@@ -101,8 +101,8 @@ def compress(
     from prunegraph.report.written import WrittenReport
 
     api.check_model_output(out, model)
-    check_report(report, model, (out,))
-    check_json(json_path, model, out)
+    check_report(report)
+    check_json(json_path)
     where = console()
     with stages(where) as progress:
         progress("load")

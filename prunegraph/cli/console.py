@@ -58,12 +58,12 @@ def stages(where: Console) -> Iterator[Callable[[str], None]]:
         yield progress
 
 
-def check_json(path: str | None, model: str, *others: str) -> None:
-    """Raise before the work what a JSON file that cannot be written would raise after it; `others` are written too."""
+def check_json(path: str | None) -> None:
+    """Raise before the work what a JSON file that cannot be written would raise after it."""
     from prunegraph.api import check_output
 
     if path and path != "-":
-        check_output(path, model, others=others)
+        check_output(path)
 
 
 def write_json(content: dict[str, Any], path: str | None) -> None:

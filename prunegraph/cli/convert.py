@@ -52,7 +52,7 @@ def convert(
         raise click.UsageError("--data and --float are for --dtype: give it, or neither")
 
     api.check_model_output(out, source)
-    check_json(json_path, source, out)
+    check_json(json_path)
     where = console()
     with stages(where) as progress:
         progress("load")

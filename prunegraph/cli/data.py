@@ -70,13 +70,13 @@ def data(
     """Show what MODEL gets of SOURCE: as many samples, which classes, and how they look."""
     from prunegraph.data.looking import look
 
-    check_json(json_path, model)
+    check_json(json_path)
     where = console()
     with stages(where) as progress:
         progress("load")
         graph = load_model(model)
         if show:
-            _check_picture(show, source, model)
+            _check_picture(show)
         samples = load_data(source, graph, progress).fit(graph)
         seen: Look = look(samples, graph)
         picture = seen.picture(number, seed) if show else b""
@@ -90,10 +90,10 @@ def data(
     write_json(seen.to_json(), json_path)
 
 
-def _check_picture(show: str, source: str, model: str) -> None:
+def _check_picture(show: str) -> None:
     from prunegraph.api import check_output
     from prunegraph.errors import OptionError
 
     if Path(show).suffix.lower() != ".png":
         raise OptionError(f"{show}: a picture is a .png")
-    check_output(show, model, others=(source,) if Path(source).is_file() else ())
+    check_output(show)

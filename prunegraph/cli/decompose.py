@@ -97,8 +97,8 @@ def decompose(
 
     find(options["runtime"], options["provider"])
     api.check_model_output(out, model)
-    check_report(report, model, (out,))
-    check_json(json_path, model, out)
+    check_report(report)
+    check_json(json_path)
     where = console()
     with stages(where) as progress:
         progress("load")

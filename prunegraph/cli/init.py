@@ -84,8 +84,8 @@ def init(
 
     asks = sys.stdin.isatty() and sys.stderr.isatty()
     recipe = out or f"{_stem(model)}.toml"
-    check_output(recipe, model)
-    check_json(json_path, model, recipe)
+    check_output(recipe, model, others=(json_path,))
+    check_json(json_path)
     where = console()
     with stages(where) as progress:
         progress("load")

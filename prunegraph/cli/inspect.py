@@ -21,6 +21,7 @@ from prunegraph.cli.options import (
     reading_options,
     report_option,
 )
+from prunegraph.cli.results import check_report
 
 if TYPE_CHECKING:
     from prunegraph.graph.model import Graph
@@ -84,7 +85,7 @@ def inspect(
     from prunegraph.coupling.outline import nodes_outline, outline
     from prunegraph.operators import is_dequantize
     from prunegraph.ops.cost import cost
-    from prunegraph.report import html, inspected, tables
+    from prunegraph.report import inspected, tables
     from prunegraph.report.model_explorer import node_data
 
     if json_path == nodes_path == "-":
@@ -92,13 +93,11 @@ def inspect(
     if data and not json_path:
         raise click.UsageError("--data is for the groups file: give --json FILE")
     graph = load_model(model)
-    check_json(json_path, model)
-    check_json(nodes_path, model, *([json_path] if json_path else []))
+    check_json(json_path)
+    check_json(nodes_path)
     if model_explorer:
-        check_json(model_explorer, model)
-    if report:
-        html.require()
-        api.check_output(report, model, others=(json_path, nodes_path, model_explorer))
+        check_json(model_explorer)
+    check_report(report)
     coupling = api.analyze(graph, attention=attention, blocks=blocks, allow_io=allow_io)
     out = console()
     if why:

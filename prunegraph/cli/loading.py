@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import click
 
+from prunegraph.cli.files import check_weights
 from prunegraph.cli.options import preprocess_said
 from prunegraph.cli.reading import reading
 
@@ -39,7 +40,9 @@ def _load(model: str, options: Mapping[str, Any]) -> Graph:
     given = dict(options)
     if "inputs" in given:
         given["inputs"] = read_arrays(given["inputs"])
-    return api.load(model, **given)
+    graph = api.load(model, **given)
+    check_weights(graph)
+    return graph
 
 
 @overload

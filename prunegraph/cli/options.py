@@ -12,28 +12,8 @@ import click
 from click.shell_completion import CompletionItem
 
 from prunegraph.cli.command import Decorator, Section, option, shared
+from prunegraph.cli.files import ModelFile, ReadFile, WrittenFile
 from prunegraph.cli.reading import keep_reading, keep_shapes, load_plugins
-
-
-class _File(click.types.StringParamType):
-    """The name of a file; shells complete it."""
-
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem[str]]:
-        return [CompletionItem(incomplete, type="file")]
-
-
-class ReadFile(_File):
-    """A file that a command reads; or code that makes what would be in it, as in `file.py:function`."""
-
-
-class ModelFile(ReadFile):
-    """A model that a command reads; or a factory that makes it, as in `package.module:function`."""
-
-
-class WrittenFile(_File):
-    """A file that a command writes."""
 
 
 class LayerName(click.types.StringParamType):

@@ -22,7 +22,7 @@ def overview(model: str, json_path: str | None) -> None:
     from prunegraph.overview import overview as look
     from prunegraph.report import overviews
 
-    check_json(json_path, model)
+    check_json(json_path)
     where = console()
     with stages(where) as progress:
         progress("load")

@@ -160,9 +160,9 @@ def prune(
         return
     if out is None:
         raise click.UsageError("Missing option '-o' / '--output', where the result goes.")
-    write_report = report_writer(report, sensitivity, model, (out, options["save_plan"]))
+    write_report = report_writer(report, sensitivity)
     api.check_model_output(out, model)
-    check_json(json_path, model, out)
+    check_json(json_path)
     where = console()
     with stages(where) as progress:
         progress("load")
@@ -204,7 +204,7 @@ def _preview(
     from prunegraph.preview import preview
     from prunegraph.report import previews
 
-    check_json(json_path, model)
+    check_json(json_path)
     known = {name: each for name, each in options.items() if name not in UNUSED}
     where = console()
     with stages(where) as progress:

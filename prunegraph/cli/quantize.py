@@ -198,8 +198,8 @@ def quantize(
     from prunegraph.runtime.runtimes import find
 
     api.check_model_output(out, model)
-    check_report(report, model, (out,))
-    check_json(json_path, model, out)
+    check_report(report)
+    check_json(json_path)
     engine = find(runtime, threads=threads)
     where = console()
     with stages(where) as progress:

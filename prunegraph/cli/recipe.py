@@ -6,21 +6,21 @@ Both go through the commands' own parameters: an option is defined once, where i
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from prunegraph.cli.command import Command, Section, SectionOption
+from prunegraph.cli.command import WORDS, Command, Section, SectionOption
 from prunegraph.cli.console import console
-from prunegraph.cli.options import ModelFile, ReadFile, WrittenFile
+from prunegraph.cli.files import ModelFile, ReadFile, WrittenFile, files
 from prunegraph.errors import RecipeError, UnknownNameError
 
 if TYPE_CHECKING:
     from prunegraph.recipes import Recipe, RecipeStep, Value
 
-#: Where a context keeps a command's words, and the file of `--save-recipe`.
-WORDS, FILE = "prunegraph.words", "prunegraph.recipe"
+#: Where a context keeps the file of `--save-recipe`.
+FILE = "prunegraph.recipe"
 
 
 class Writes(Command):
@@ -32,16 +32,13 @@ class Writes(Command):
             SectionOption(
                 ["--save-recipe"],
                 section=Section.OUTPUT,
+                type=WrittenFile(),
                 metavar="FILE",
                 expose_value=False,
                 callback=_keep_file,
                 help="Write this command as a recipe (TOML), which `prunegraph run` repeats.",
             )
         )
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        ctx.meta[WORDS] = list(args)
-        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         path = ctx.meta.get(FILE)
@@ -50,8 +47,7 @@ class Writes(Command):
         from prunegraph import recipes
         from prunegraph.api import check_output
 
-        others = list(_files(self, WrittenFile, ctx.params))
-        check_output(path, ctx.params.get("model") or ctx.params.get("source"), others)
+        check_output(path)
         created = super().invoke(ctx)
         recipes.save([spelled(self, ctx.meta[WORDS])], path)
         console().print(f"wrote {path}", markup=False, soft_wrap=True)
@@ -161,7 +157,7 @@ def lines(recipe: Recipe, group: click.Group) -> list[list[str]]:
         words = line(command, RecipeStep(step.command, options), where)
         given = _checked(command, words[1:], where)
         _check_files(command, given, written, where)
-        written += [os.path.abspath(path) for path in _files(command, WrittenFile, given)]
+        written += [os.path.abspath(path) for path in files(command, WrittenFile, given)]
         last = given.get("out", last)
         result.append(words)
     return result
@@ -182,23 +178,11 @@ def _checked(command: click.Command, words: list[str], where: str) -> dict[str, 
     return dict(given)
 
 
-def _files(
-    command: click.Command,
-    kind: type[ReadFile] | type[WrittenFile],
-    given: Mapping[str, Any],
-) -> Iterator[str]:
-    """The files of a kind that are given: those that a command reads, or those that it writes."""
-    for parameter in command.params:
-        value = given.get(parameter.name or "")
-        if isinstance(parameter.type, kind) and isinstance(value, str) and value:
-            yield value
-
-
 def _check_files(
     command: click.Command, given: Mapping[str, Any], written: Sequence[str], where: str
 ) -> None:
     """Files that a step reads are there, or written by a step before it. Raises RecipeError."""
-    for path in _files(command, ReadFile, given):
+    for path in files(command, ReadFile, given):
         # `package.module:factory` and `file.py:function` are no files.
         if ":" in path or os.path.abspath(path) in written or os.path.exists(path):
             continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 
 def report_writer(
-    report: str | None, sensitivity: str | None, model: str, others: Sequence[str | None]
+    report: str | None, sensitivity: str | None
 ) -> Callable[[Console, PruneResult, Data | None], None]:
     """Say what writes the report of a result, if there is to be one; what it needs is checked now, before the work."""
     from prunegraph.report import curves, html
 
     if sensitivity and not report:
         raise click.UsageError("--sensitivity is shown in the report: give --report FILE")
-    check_report(report, model, others)
+    check_report(report)
     if not report:
         return lambda where, result, samples: None
     shown = curves.read(sensitivity) if sensitivity else None
@@ -70,14 +70,14 @@ def write_report(
     where.print(f"wrote {path}")
 
 
-def check_report(report: str | None, model: str, others: Sequence[str | None]) -> None:
-    """Raise before the work what a report that cannot be written would raise after it; `others` are written too."""
+def check_report(report: str | None) -> None:
+    """Raise before the work what a report that cannot be written would raise after it."""
     from prunegraph import api
     from prunegraph.report import html
 
     if report:
         html.require()
-        api.check_output(report, model, others=others)
+        api.check_output(report)
 
 
 @contextmanager

@@ -102,8 +102,8 @@ def search(
     from prunegraph.report import tables
 
     api.check_model_output(out, model)
-    check_json(json_path, model, out)
-    check_report(report, model, (out, options["save_plan"], options["resume"], json_path))
+    check_json(json_path)
+    check_report(report)
     where = console()
     with stages(where) as progress:
         progress("load")

@@ -76,8 +76,8 @@ def sensitivity(
     from prunegraph import studies
     from prunegraph.report import tables
 
-    check_json(json_path, model)
-    check_report(report, model, (options["resume"], json_path))
+    check_json(json_path)
+    check_report(report)
     where = console()
     with stages(where) as progress:
         progress("load")

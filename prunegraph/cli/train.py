@@ -287,11 +287,10 @@ def train(
     api.check_model_output(
         out,
         model,
-        [checkpoint] if checkpoint else [],
         symbol=method.partition(":")[0] in KEEPING,
     )
-    check_json(json_path, model, out)
-    check_report(report, model, (out, checkpoint, json_path))
+    check_json(json_path)
+    check_report(report)
     graph = load_model(model)
     samples = load_data(data, graph)
     rows_of(samples, graph).fit(graph)

@@ -32,7 +32,7 @@ def verify(
     from prunegraph.report import content
     from prunegraph.selection.plan import Plan
 
-    check_json(json_path, model, plan, pruned)
+    check_json(json_path)
     where = console()
     with stages(where) as progress:
         progress("load")

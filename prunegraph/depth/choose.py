@@ -277,7 +277,7 @@ class _Trials:
         self._held = (_part(data, True) if many else data).head(MOST_HELD)
         self._results: dict[int, Selected] = {}
         self._errors: dict[int, float] = {}
-        self._failure: BudgetError | None = None
+        self._failures: dict[int, BudgetError] = {}
 
     def best(self) -> Selected:
         """The best that was measured. Raises BudgetError where no number of branches meets the budget."""
@@ -289,8 +289,8 @@ class _Trials:
             self._try(near)
         chosen = min(self._errors, key=lambda count: (self._errors[count], count))
         if chosen not in self._results:
-            assert self._failure is not None
-            raise self._failure
+            # What is left beside the most branches is the least that can be left.
+            raise self._failures[max(self._failures)]
         return self._described(chosen)
 
     def _untried(self) -> int | None:
@@ -319,7 +319,7 @@ class _Trials:
         try:
             result = self.widths(coupling.without(branches) if branches else coupling)
         except BudgetError as error:
-            self._failure = self._failure or error
+            self._failures[count] = error
             self._errors.setdefault(count, float("inf"))
             return
         self.consider(count, result)

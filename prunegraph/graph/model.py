@@ -130,10 +130,14 @@ class Node:
 
 @dataclass(frozen=True)
 class Home:
-    """The file that a model was read from: its folder, and whether it has its weights in it, wherever they lie now."""
+    """The file that a model was read from: its folder, and whether it has its weights in it, wherever they lie now.
+
+    `weights` are other files that hold some of them.
+    """
 
     folder: Path | None = None
     in_one_file: bool = False
+    weights: frozenset[Path] = frozenset()
 
 
 class Graph:

@@ -105,6 +105,9 @@ def from_model(
             model = _inline(model, source)
         stored.check(model, path, source)
         _check_weights(model, source)
+        has_own_folder = home is not None
+        if home is None and folder is not None:
+            home = Home(folder, weights=stored.files(model, folder))
         # Files are written with external data of the main graph's weights only.
         stored.take_in(list(stored.inner(model.graph)), folder, source)
         return Graph(
@@ -112,7 +115,7 @@ def from_model(
             folder=folder,
             source=source,
             digest=digest,
-            scratch=home is not None,
+            scratch=has_own_folder,
             sources=sources,
             home=home,
         )
@@ -161,10 +164,11 @@ def save(
         check: looks at the finished file before it is renamed; if it raises, nothing is written.
 
     Raises:
-        ModelError: the destination cannot be written, or is there and no file.
+        ModelError: the destination cannot be written, is there and no file, or holds weights of the model's file.
     """
     path = Path(path)
     check_is_file(path)
+    check_keeps_weights(graph, path)
     if graph.home.in_one_file or not has_external(graph):
         write_whole(path, graph.file_bytes(), check)
         return
@@ -236,6 +240,27 @@ def check_is_file(path: Path) -> None:
         raise ModelError(
             f"{path}: is a device, a pipe or a folder; give the name of a file"
         )
+
+
+def check_keeps_weights(graph: Graph, *paths: str | os.PathLike[str]) -> None:
+    """Raise ModelError for a destination that holds weights of the model's file."""
+    for path in paths:
+        if Path(path).resolve() in graph.home.weights:
+            raise ModelError(
+                f"{path}: holds weights of {graph.source}; choose another output"
+            )
+
+
+def check_destinations(graph: Graph, *paths: str | os.PathLike[str] | None) -> None:
+    """The same before the work, also for what would be written beside models. Raises ModelError.
+
+    Written over its own file, a model may replace its own weights.
+    """
+    given = [path for path in paths if path is not None]
+    if has_external(graph):
+        own = Path(graph.source).resolve()
+        given += [f"{path}.data" for path in given if Path(path).resolve() != own]
+    check_keeps_weights(graph, *given)
 
 
 def has_external(graph: Graph) -> bool:

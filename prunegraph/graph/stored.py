@@ -116,6 +116,17 @@ def check(model: onnx.ModelProto, path: Path | None, source: str) -> None:
             _check(tensor, path, source)
 
 
+def files(model: onnx.ModelProto, folder: Path) -> frozenset[Path]:
+    """The files, as they really are called, that hold external data of a model in a folder."""
+    return frozenset(
+        (folder / entry.value).resolve()
+        for tensor in tensors(model.graph)
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    )
+
+
 def take_in(held: list[onnx.TensorProto], folder: Path | None, source: str) -> None:
     """Read external data of some tensors into the model. Raises ModelError."""
     total, files = 0, {}

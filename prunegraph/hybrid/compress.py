@@ -18,6 +18,7 @@ from prunegraph.depth.ways import BranchWays
 from prunegraph.errors import BudgetError, OptionError, UnknownNameError
 from prunegraph.execution import Decomposition, ExecutionOptions, ExecutionResult, execute
 from prunegraph.graph.model import Graph
+from prunegraph.graph.onnx_io import check_destinations
 from prunegraph.hybrid import mixes, published
 from prunegraph.hybrid.decisions import Decision, decisions
 from prunegraph.hybrid.mixes import Mix
@@ -283,6 +284,7 @@ def compress(
         api.check_model_output(out, model if isinstance(model, str | os.PathLike) else None)
     progress("load")
     graph = model if isinstance(model, Graph) else api.load(model)
+    check_destinations(graph, out)
     samples = samples.fit(graph) if samples is not None else None
     how = ExecutionOptions(
         repairs.find(repair, samples, graph), verify, settings.seed, progress=progress

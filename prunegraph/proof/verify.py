@@ -55,6 +55,9 @@ STEEP = 0.1
 #: Whose fault it is when only optimized graphs differ.
 OPTIMIZER = "The cut is right, but ONNX Runtime's optimizations break the result"
 
+#: Whose fault it is when the original itself gives no numbers.
+INFINITE = "The original gives values that are infinite or not a number: give data on which it does not"
+
 #: Inner values that stand in for outputs that prove nothing.
 WITNESSES = 8
 
@@ -217,7 +220,18 @@ class _Comparison:
             if simplified is not None:
                 return simplified
         self.progress("the proof failed, looking for the first node that differs")
-        raise ExactnessError(self._explain(proof))
+        message = self._explain(proof)
+        raise (
+            ExactnessError(message)
+            if self._is_finite()
+            else ExactnessError(message, INFINITE)
+        )
+
+    def _is_finite(self) -> bool:
+        """Tell whether the original gives finite numbers on what was compared."""
+        write_graph(self.graph, self.models.original)
+        outputs = self.graph.outputs
+        return all_finite(self.models.values(self.models.original, self.inputs, outputs))
 
     def _before_steep(self, proof: Proof, names: Sequence[str]) -> Proof | None:
         """The comparison of what activations read, in place of outputs that they make and that differ.

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import defs, helper, numpy_helper
 
 from prunegraph.errors import ModelError, OptionError, UnknownNameError
 from prunegraph.graph.external import without_weights
@@ -44,6 +44,9 @@ LARGEST = float(np.finfo(np.float16).max) / 2
 
 #: Samples on which ranges and errors are measured at most, one at a time.
 SAMPLES = 16
+
+#: Floats of 16 bits.
+HALVES = {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
 
 #: The first operator set whose Cast knows bfloat16.
 BFLOAT16_OPSET = 13
@@ -104,6 +107,9 @@ def to_dtype(
     if any(is_quantize(node) or is_dequantize(node) for node in model.nodes):
         raise ModelError(f"{model.source}: is quantized; give the float model")
     named = set(named_layers(model, float_layers))
+    types = {weight.tensor.data_type for weight in model.weights.values()}
+    if onnx.TensorProto.FLOAT not in types and types & HALVES:
+        raise ModelError(f"{model.source}: has no float32 that could become {dtype}")
     batches = _batches(model, data)
     progress(f"convert to {dtype}")
     if dtype == "float16":
@@ -165,17 +171,39 @@ def _kept(graph: Graph, named: set[str], batches: list[Batch]) -> dict[str, str]
         and np.abs(weight.read()).max(initial=0) > LARGEST
     }
     large |= _large(graph, batches)
+    types = shape_info(graph).types
     result = {}
     for node in _outer(graph):
         if node.name in named:
             result[node.name] = "asked for"
         elif node.op in DEFAULT_OP_BLOCK_LIST:
             result[node.name] = f"{node.op} has no float16 in the converter"
+        elif not _takes_float16(graph, node, types):
+            result[node.name] = f"{node.op} has no float16 in the standard"
         elif node.subgraphs or node.captured:
             result[node.name] = "has a subgraph"
         elif large.intersection((*node.inputs, *node.outputs)):
             result[node.name] = f"values above {LARGEST:.0f} were seen"
     return result
+
+
+def _takes_float16(graph: Graph, node: Node, types: Mapping[str, int]) -> bool:
+    """Tell whether an operator's schema, where one is known, lets all that is float32 of a node be float16."""
+    try:
+        schema = defs.get_schema(node.op, graph.opsets[node.domain], node.domain)
+    except (defs.SchemaError, KeyError):
+        return True
+    allowed = {
+        each.type_param_str: each.allowed_type_strs for each in schema.type_constraints
+    }
+    for values, formal in ((node.inputs, schema.inputs), (node.outputs, schema.outputs)):
+        for place, value in enumerate(values):
+            # What may be repeated comes last.
+            kind = formal[min(place, len(formal) - 1)].type_str
+            is_float = types.get(value) == onnx.TensorProto.FLOAT
+            if is_float and "tensor(float16)" not in allowed.get(kind, (kind,)):
+                return False
+    return True
 
 
 def _large(graph: Graph, batches: list[Batch]) -> set[str]:
@@ -323,7 +351,7 @@ def _differences(graph: Graph, result: Graph, batches: Iterable[Batch]) -> dict[
     """The largest difference of each output as a share of its largest value.
 
     Raises:
-        ModelError: ONNX Runtime does not open the result, or outputs are infinite that were not.
+        ModelError: ONNX Runtime does not open the result, outputs are infinite that were not, or all of one were.
     """
     first, second = (session(each, name=graph.source) for each in (graph, result))
     far, largest = dict.fromkeys(graph.outputs, 0.0), dict.fromkeys(graph.outputs, 0.0)
@@ -339,6 +367,11 @@ def _differences(graph: Graph, result: Graph, batches: Iterable[Batch]) -> dict[
                     f"{graph.source}: output {name!r} overflows in 16 bits: keep layers before it in float32"
                 )
             seen = np.isfinite(a)
+            if a.size and not seen.any():
+                raise ModelError(
+                    f"{graph.source}: output {name!r} is infinite or not a number all over before the conversion: "
+                    "nothing can be measured; give data on which it is not"
+                )
             far[name] = max(far[name], float(np.abs(a - b)[seen].max(initial=0.0)))
             largest[name] = max(largest[name], float(np.abs(a[seen]).max(initial=0.0)))
     return {name: far[name] / (largest[name] or 1.0) for name in graph.outputs}

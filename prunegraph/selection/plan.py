@@ -219,7 +219,9 @@ class Plan:
     def from_json(cls, content: Any, source: str = "plan") -> Plan:
         """A plan from its JSON form. Raises PlanError."""
         if not isinstance(content, dict) or content.get("format") not in FORMATS:
-            raise PlanError(f"{source}: not a plan: its 'format' must be {FORMAT!r}")
+            raise PlanError(
+                f"{source}: not a plan: its 'format' must be one of {', '.join(FORMATS)}"
+            )
         try:
             provenance = dict(content.get("provenance", {}))
             for key in ("attention", "blocks", "allow_io"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -177,6 +178,19 @@ def test_what_depth_cannot_be_chosen_for() -> None:
         prune(graph, "sometimes", budget=pg.Budget(macs=0.5))
     with pytest.raises(BudgetError, match="macs cannot fall"):
         prune(graph, "only", budget=pg.Budget(macs=0.01))
+
+
+def test_the_least_that_depth_and_width_leave_is_what_is_said() -> None:
+    """A bound just above it is met, one below is not."""
+    graph = network()
+    with pytest.raises(
+        BudgetError, match=r"macs cannot fall to .* ([\d,]+) are left"
+    ) as seen:
+        prune(graph, "auto", budget=pg.Budget(macs=1e-4))
+    found = re.search(r"may go ([\d,]+) are left", str(seen.value))
+    assert found is not None
+    least = int(found[1].replace(",", ""))
+    assert prune(graph, "auto", budget=pg.Budget(macs=float(least))).after.macs == least
 
 
 def test_a_network_without_branches() -> None:

@@ -233,3 +233,39 @@ def test_results_in_python(dtype: str, tmp_path: Path) -> None:
             call()
     with pytest.raises(OptionError, match="one of quantize and dtype"):
         pg.compress(graph, params=0.6, data=data, quantize="int8", dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_model_in_16_bits_already(dtype: str, tmp_path: Path) -> None:
+    once = to_dtype(pg.load(FASHION), "float16").model
+    path = tmp_path / "half.onnx"
+    proto = once.to_model()
+    pg.save(once, path)
+    half = [t for t in proto.graph.initializer if t.data_type == onnx.TensorProto.FLOAT16]
+    assert len(half) == len(proto.graph.initializer)
+    with pytest.raises(ModelError, match=f"has no float32 that could become {dtype}"):
+        to_dtype(pg.load(path), dtype)
+
+
+@pytest.mark.parametrize("op", ["Celu", "Mish", "HardSwish"])
+def test_an_operator_that_the_standard_has_in_float32_alone(
+    op: str, tmp_path: Path
+) -> None:
+    b = Builder(0, opset=18)
+    x = b.op(op, b.conv(b.input("n", 3, 8, 8), 3, 8), name="act")
+    graph, path = b.graph(b.head(b.conv(x, 8, 8), 8)), tmp_path / "half.onnx"
+    result = to_dtype(graph, "float16")
+    assert ("act" in result.kept) == (op == "Celu")
+    pg.save(result.model, path)
+    inputs = random_inputs(graph, batch=1)
+    assert np.isfinite(outputs(path, inputs)[0]).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_outputs_that_are_no_numbers_measure_nothing(dtype: str) -> None:
+    b = Builder(0)
+    x = b.op("Abs", b.conv(b.input("n", 3, 8, 8), 3, 16))
+    x = b.op("Sqrt", b.op("Sub", b.op("Neg", x), b.const(1.0, np.float32)))
+    graph = b.graph(b.head(x, 16))
+    with pytest.raises(ModelError, match="not a number all over before the conversion"):
+        to_dtype(graph, dtype)

@@ -97,7 +97,7 @@ class SampleSplit:
             seed: of the draw.
 
         Raises:
-            DataError: the data do not fit the graph, or are too few to hold some out.
+            DataError: the data do not fit the graph, are too few to hold some out, or are infinite or not numbers.
         """
         fitted = Data.of(data).fit(graph)
         table = fitted.in_memory()
@@ -115,7 +115,10 @@ class SampleSplit:
             splits = [split for split in splits if not fixed or len(split) == fixed]
             parts.append(
                 [
-                    {n: to_torch(array) for n, array in table.take(split).items()}
+                    {
+                        name: to_torch(_finite(array, name, fitted.source))
+                        for name, array in table.take(split).items()
+                    }
                     for split in splits
                 ]
             )
@@ -128,6 +131,15 @@ class SampleSplit:
     @property
     def labelled(self) -> bool:
         return LABELS in self.fit[0]
+
+
+def _finite(array: Array, name: str, source: str) -> Array:
+    """The array, if all its values are finite. Raises DataError."""
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise DataError(
+            f"{source}: {name!r} has values that are infinite or not numbers; clean the data"
+        )
+    return array
 
 
 def alternate_update(

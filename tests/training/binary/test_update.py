@@ -249,3 +249,11 @@ def test_what_is_wrong(teacher: Graph) -> None:
         )
     with pytest.raises(DataError, match="held out"):
         SampleSplit.of({"x": task()["x"][:1]}, teacher)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_data_that_are_no_numbers(teacher: Graph, value: float) -> None:
+    data = task(100)
+    data["x"][17, 0, 0, 0] = value
+    with pytest.raises(DataError, match="'x' has values that are infinite or not numbers"):
+        binarize(teacher, data)
