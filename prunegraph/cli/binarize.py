@@ -197,6 +197,8 @@ def binarize(
     from prunegraph.training.outcome import OutcomeJudge
 
     api.check_model_output(out, model)
+    if checkpoint:
+        api.check_output(checkpoint)
     check_report(report)
     check_json(json_path)
     where = console()

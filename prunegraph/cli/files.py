@@ -56,20 +56,25 @@ def check_files(ctx: click.Context, words: Sequence[str]) -> None:
     Raises:
         ModelError: it writes a file that it reads, or one file twice.
     """
-    from prunegraph.errors import ModelError
-
     given, _, _ = ctx.command.make_parser(click.Context(ctx.command)).parse_args(
         list(words)
     )
-    written = [path for path in files(ctx.command, WrittenFile, given) if path != "-"]
-    # `package.module:factory` and folders of images are no files.
-    read = [
-        Path(path) for path in files(ctx.command, ReadFile, given) if Path(path).is_file()
-    ]
-    ctx.meta[_WRITTEN] = written
+    ctx.meta[_WRITTEN] = hold_apart(ctx.command, given)
+
+
+def hold_apart(command: click.Command, given: Mapping[str, Any]) -> list[str]:
+    """The files that a command writes. Raises ModelError where one is a file that it reads, or another of them."""
+    from prunegraph.errors import ModelError
+
+    written = [path for path in files(command, WrittenFile, given) if path != "-"]
+    read = [Path(path) for path in files(command, ReadFile, given)]
+    # What an earlier step of a recipe writes may not be there yet.
+    names = {path.resolve() for path in read}
+    there = [path for path in read if path.is_file()]
     seen: set[Path] = set()
     for path in map(Path, written):
-        if path.is_file() and any(path.samefile(each) for each in read):
+        is_read = path.is_file() and any(path.samefile(each) for each in there)
+        if is_read or path.resolve() in names:
             raise ModelError(
                 f"{path}: output and input are the same file; choose another output"
             )
@@ -78,6 +83,7 @@ def check_files(ctx: click.Context, words: Sequence[str]) -> None:
                 f"{path}: two outputs are the same file; choose another name for one of them"
             )
         seen.add(path.resolve())
+    return written
 
 
 def check_weights(graph: Graph) -> None:

@@ -13,8 +13,8 @@ import click
 
 from prunegraph.cli.command import WORDS, Command, Section, SectionOption
 from prunegraph.cli.console import console
-from prunegraph.cli.files import ModelFile, ReadFile, WrittenFile, files
-from prunegraph.errors import RecipeError, UnknownNameError
+from prunegraph.cli.files import ModelFile, ReadFile, WrittenFile, files, hold_apart
+from prunegraph.errors import ModelError, RecipeError, UnknownNameError
 
 if TYPE_CHECKING:
     from prunegraph.recipes import Recipe, RecipeStep, Value
@@ -181,7 +181,11 @@ def _checked(command: click.Command, words: list[str], where: str) -> dict[str, 
 def _check_files(
     command: click.Command, given: Mapping[str, Any], written: Sequence[str], where: str
 ) -> None:
-    """Files that a step reads are there, or written by a step before it. Raises RecipeError."""
+    """Files that a step reads are there, or written by a step before it, and not by itself. Raises RecipeError."""
+    try:
+        hold_apart(command, given)
+    except ModelError as error:
+        raise RecipeError(f"{where}: {error}") from None
     for path in files(command, ReadFile, given):
         # `package.module:factory` and `file.py:function` are no files.
         if ":" in path or os.path.abspath(path) in written or os.path.exists(path):

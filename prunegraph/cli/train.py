@@ -289,6 +289,8 @@ def train(
         model,
         symbol=method.partition(":")[0] in KEEPING,
     )
+    if checkpoint:
+        api.check_output(checkpoint)
     check_json(json_path)
     check_report(report)
     graph = load_model(model)
@@ -431,8 +433,11 @@ def _setting(
     from prunegraph.selection.budget import Budget
     from prunegraph.training import TrainingConfig, TrainingOptions, measure
     from prunegraph.training.batching import batching
+    from prunegraph.training.device import find_device
     from prunegraph.training.labels import check
 
+    if device is not None:
+        find_device(device)
     bounds: dict[str, Any] = {"ratio": ratio, "macs": macs, "params": params}
     free = batching(teacher or graph, data).graph
     if judged is not None:

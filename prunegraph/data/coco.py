@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ def coco(path: Path) -> Listing:
     content = _content(path)
     try:
         images = {each["id"]: each for each in content["images"]}
+        _check_ids(path, "image", content["images"])
+        _check_ids(path, "category", content.get("categories", ()))
         categories = sorted(content.get("categories", ()), key=lambda each: each["id"])
         numbers = {each["id"]: number for number, each in enumerate(categories)}
         rows = _rows(content.get("annotations", ()), images, numbers, path)
@@ -60,6 +62,15 @@ def _content(path: Path) -> Mapping[str, Any]:
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise DataError(f"{path}: not a COCO file: it has no list of `images`")
     return content
+
+
+def _check_ids(path: Path, kind: str, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Raise DataError where two entries have one id: annotations would belong to either."""
+    for number, count in Counter(each["id"] for each in entries).items():
+        if count > 1:
+            raise DataError(
+                f"{path}: {kind} {number!r} is there {count} times; ids must differ"
+            )
 
 
 def _rows(

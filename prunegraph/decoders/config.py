@@ -189,6 +189,7 @@ def _updated(
         described = _described(part)
         if any(value is not None for value in vars(described).values()):
             notes += _set_sizes(part, described, sizes_after(described, survivors))
+        notes += _unread(part)
         _drop_layers(part, survivors)
         if vocabulary is not None:
             notes += _set_ids(part, vocabulary)
@@ -211,6 +212,16 @@ def _described(part: Content) -> Described:
     if "n_inner" in part and "inner" not in given and "hidden" in given:
         given["inner"] = 4 * given["hidden"]
     return Described(**given)
+
+
+def _unread(part: Content) -> list[str]:
+    """Tell which sizes stay as they are because they are no whole numbers; null means that something else says it."""
+    return [
+        f"{name} is no whole number: it stays {part[name]!r}"
+        for names in NAMES.values()
+        for name in names
+        if part.get(name) is not None and type(part[name]) is not int
+    ]
 
 
 def _set_sizes(
@@ -276,10 +287,17 @@ def _listed(value: Any) -> list[int]:
 def _set_ids(part: Content, vocabulary: Vocabulary) -> list[str]:
     """Put the size of the vocabulary and the new ids into an object, and tell what it cannot say."""
     has_ids = any(key.endswith(IDS) or key in SUPPRESSED for key in part)
+    notes = []
     if part.get("vocab_size") == vocabulary.size:
         part["vocab_size"] = len(vocabulary.kept)
+    elif "vocab_size" in part:
+        notes.append(
+            f"vocab_size stays {part['vocab_size']!r}: the table of tokens had {vocabulary.size} rows, and has "
+            f"{len(vocabulary.kept)}"
+        )
     if vocabulary.old_ids:
-        return ["ids of tokens are old ones, outputs have the new order"] if has_ids else []
+        said = ["ids of tokens are old ones, outputs have the new order"] if has_ids else []
+        return [*notes, *said]
     new = {old: index for index, old in enumerate(vocabulary.kept)}
     for key, value in part.items():
         if key in SUPPRESSED and isinstance(value, list):
@@ -288,4 +306,4 @@ def _set_ids(part: Content, vocabulary: Vocabulary) -> list[str]:
             part[key] = [new.get(each, each) for each in value]
         elif key.endswith(IDS) and type(value) is int:
             part[key] = new.get(value, value)
-    return []
+    return notes

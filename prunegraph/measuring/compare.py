@@ -223,14 +223,14 @@ def _noise(
     if _is_narrower(first, second):
         outputs = {name: name for name in first.outputs if name in second.outputs}
         return sqnr(
-            first, second, data.head(NOISE).batches(first) if data else batches, outputs
+            first, second, data.spread(NOISE).batches(first) if data else batches, outputs
         )
     size = (
         batch_size(first, data, [name for name in values if name in first.outer], FETCH)
         if data
         else 1
     )
-    return sqnr(first, second, data.head(NOISE).batches(first, size) if data else batches)
+    return sqnr(first, second, data.spread(NOISE).batches(first, size) if data else batches)
 
 
 def _difference(first: Parts, second: Parts) -> tuple[float, float]:
@@ -262,7 +262,8 @@ def _classes(outputs: list[list[Parts]]) -> list[np.ndarray] | None:
 
 def _agreement(outputs: list[list[Parts]]) -> float | None:
     classes = _classes(outputs)
-    if classes is None or len(classes[0]) != len(classes[1]):
+    numbers = [{scores.shape[1:] for scores in result[0]} for result in outputs]
+    if classes is None or len(classes[0]) != len(classes[1]) or numbers[0] != numbers[1]:
         return None
     return float((classes[0] == classes[1]).mean())
 

@@ -1,7 +1,8 @@
 """Signal to quantization noise, value by value: how much of what a float graph computes a quantized one keeps.
 
 SQNR = 10 log10(sum x^2 / sum (x - x')^2), in dB; 6 dB are one bit. At most `MOST`, which stands for equal values.
-Elements that are infinite or not a number have to be so in both, and do not count.
+Elements that are infinite or not a number have to be so in both, and do not count. What is no float, as a class number
+or an index, is right or wrong: each element counts 1, and one that differs is noise of 1.
 """
 
 from __future__ import annotations
@@ -105,7 +106,10 @@ def _noise(
                     noise[name] += float(
                         np.square(np.subtract(x[there], y[there], dtype=np.float64)).sum()
                     )
-                elif there is not None or not np.array_equal(x, y):
+                elif there is None and x.shape == y.shape:
+                    signal[name] += x.size
+                    noise[name] += int(np.count_nonzero(x != y))
+                else:
                     noise[name] = math.inf
     return {name: decibels(signal[name], noise[name]) for name in values}
 

@@ -57,7 +57,7 @@ from prunegraph.runtime.statistics import Statistics, batch_size
 Array = np.ndarray
 Progress = Callable[[str], None]
 
-#: Samples on which noise is measured at most.
+#: Samples on which noise is measured at most, spread over all.
 REPORTED = 64
 
 ROUNDINGS = ("nearest", "gptq")
@@ -483,10 +483,10 @@ def _noise(
     }
     inner = {name: other for name, other in inner.items() if other in result.outer}
     outputs = {name: name for name in graph.outputs}
-    head = samples.head(REPORTED)
-    size = batch_size(base, head, [*inner, *base.outputs], FETCH)
-    shown = sqnr(graph, result, head.batches(graph, size), outputs)
+    shown_on = samples.spread(REPORTED)
+    size = batch_size(base, shown_on, [*inner, *base.outputs], FETCH)
+    shown = sqnr(graph, result, shown_on.batches(graph, size), outputs)
     return shown, {
-        **(sqnr(base, result, head.batches(base, size), inner) if inner else {}),
+        **(sqnr(base, result, shown_on.batches(base, size), inner) if inner else {}),
         **shown,
     }

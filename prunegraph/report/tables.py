@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -206,6 +207,9 @@ def comparison_table(result: Comparison) -> Table:
         table.add_row("same top-1 class", "", "", f"{result.agreement:.2%}")
     table.add_section()
     for name, (absolute, relative) in result.differences.items():
+        if math.isinf(absolute):
+            table.add_row(f"output {name}", "", "another shape, or infinite", "")
+            continue
         table.add_row(
             f"output {name}: max |A - B|", "", f"{absolute:.3g}", f"{relative:.2%} of max"
         )

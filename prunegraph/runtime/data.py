@@ -397,6 +397,13 @@ class Data:
             elif mine.any():
                 yield self._layout.take(chunk, mine)
 
+    def spread(self, count: int) -> Data:
+        """So many samples at most, from the first to the last at even distances: data may be sorted."""
+        if self.samples <= count:
+            return self
+        chosen = np.linspace(0, self.samples - 1, count).round().astype(int)
+        return self.where(lambda numbers: np.isin(numbers, chosen))
+
     def draw(self, count: int, seed: int) -> Data:
         """So many samples at most, drawn without replacement, in their order.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from prunegraph.training.run import Callback, Run
 
 
 class Checkpoint:
-    """The state of a run in a file, whole or not at all."""
+    """The state of a run in a file, whole or not at all. Raises TrainingError where its folder does not exist."""
 
     def __init__(
         self,
@@ -25,6 +26,8 @@ class Checkpoint:
         parts: Sequence[object] = (),
     ):
         self.path, self.run, self.callbacks = path, run, callbacks
+        if not path.parent.is_dir():
+            raise TrainingError(f"{path}: the folder {path.parent} does not exist")
         own = [callback.identity() for callback in callbacks]
         self.origin = digest_of(run.recipe, run.module, own, *parts)
 
@@ -49,6 +52,7 @@ class Checkpoint:
             return
         device = next(self.run.module.parameters()).device
         try:
+            _check_bytes(self.path)
             state = torch.load(self.path, map_location=device, weights_only=True)
         except Exception as error:
             raise TrainingError(
@@ -86,6 +90,13 @@ class Checkpoint:
             callback.load_state_dict(own)
         for name, value in resumed.items():
             setattr(self.run, name, value)
+
+
+def _check_bytes(path: Path) -> None:
+    """Raise BadZipFile where a part of a file is not what was written: PyTorch does not compare its checksums."""
+    with zipfile.ZipFile(path) as parts:
+        if (damaged := parts.testzip()) is not None:
+            raise zipfile.BadZipFile(f"{damaged} has another checksum")
 
 
 #: Fields of a run that a checkpoint holds, and what they may be.

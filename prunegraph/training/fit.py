@@ -14,6 +14,7 @@ from prunegraph.errors import DataError, TrainingError
 from prunegraph.runtime.data import LABELS
 from prunegraph.training.batches import blended, mixed
 from prunegraph.training.checkpoint import Checkpoint
+from prunegraph.training.device import find_device
 from prunegraph.training.losses import Loss, cross_entropy, inner_of, outputs_with
 from prunegraph.training.module import GraphModule
 from prunegraph.training.operators.table import Tensor
@@ -62,12 +63,13 @@ def fit(
 
     Raises:
         DataError: no batches, no parameters, or what the loss says of them.
+        OptionError: there is no such device.
         TrainingError: the loss is not finite, or the checkpoint is of another run.
     """
     if recipe.patience is not None and evaluate is None:
         raise DataError("patience needs a metric: give `evaluate=`")
     if device is not None:
-        module.to(device)
+        module.to(find_device(device))
     run = Run(module, optimizer or optimizer_of(module, recipe), recipe)
     average = Averaging(module, recipe.ema) if recipe.ema else None
     callbacks = callbacks if average is None else (*callbacks, average)

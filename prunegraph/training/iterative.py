@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from prunegraph.graph.model import Graph
 from prunegraph.training.methods import METHODS, TrainingOptions, TrainResult
-from prunegraph.training.prune_stage import Pruning, budgets, rounds_of
+from prunegraph.training.prune_stage import Pruning, budgets, check_counts, rounds_of
 
 
 @METHODS.register("cycles")
@@ -49,6 +49,7 @@ def cycles(
     Raises:
         PrunegraphError: what `prunegraph.prune` and `fit` raise.
     """
+    check_counts(steps, epochs=epochs)
     bounds = budgets(setting, macs=macs, params=params)
     pruning = Pruning(algorithm, allocation, repair, round_to, min_channels, samples)
     pruning.check(graph, setting.data)

@@ -17,7 +17,14 @@ from prunegraph.errors import OptionError
 from prunegraph.graph.model import Graph
 from prunegraph.training.methods import METHODS, TrainingOptions, TrainResult
 from prunegraph.training.module import GraphModule
-from prunegraph.training.prune_stage import Pruning, budgets, measured, rounds_of, sampled
+from prunegraph.training.prune_stage import (
+    Pruning,
+    budgets,
+    check_counts,
+    measured,
+    rounds_of,
+    sampled,
+)
 from prunegraph.training.qat import Phases, QuantizedModule, check
 from prunegraph.training.sparse import Sparsify, penalty
 from prunegraph.training.unfold import Unfolded, unfold
@@ -78,6 +85,9 @@ def joint(
     chosen = penalty(strength, "joint")
     if qat_lr <= 0:
         raise OptionError(f"qat_lr must be above 0, got {qat_lr:g}")
+    check_counts(
+        rounds, sparse_epochs=sparse_epochs, tune_epochs=tune_epochs, qat_epochs=qat_epochs
+    )
     bounds = budgets(setting, macs=macs, params=params)
     pruning = Pruning(algorithm, allocation, repair, round_to, min_channels, samples)
     pruning.check(graph, setting.data)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as nnf
 
-from prunegraph.errors import DataError, UnknownNameError
+from prunegraph.errors import DataError, OptionError, UnknownNameError
 from prunegraph.graph.model import Graph
 from prunegraph.runtime.data import LABELS
 from prunegraph.training.kinds import Kind, Output, outputs_of_graph
@@ -65,12 +65,17 @@ def cross_entropy(
 
     Args:
         probabilities: the model ends in a Softmax; by default its output is taken for logits.
-        smoothing: share of the target that is spread over all classes.
+        smoothing: share of the target that is spread over all classes, from 0 to 1.
         graph: says on which axis the classes are, if labels fit several.
+
+    Raises:
+        OptionError: `smoothing` is out of range.
 
     The loss raises DataError for batches without labels, for labels that are no class numbers of the output, and for
     probabilities that were not announced.
     """
+    if not 0 <= smoothing <= 1:
+        raise OptionError(f"smoothing must be from 0 to 1, got {smoothing:g}")
     known = outputs_of_graph(graph)[0] if graph is not None else None
 
     def loss(outputs: Sequence[Tensor], batch: Batch) -> Tensor:

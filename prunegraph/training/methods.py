@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from prunegraph.errors import TrainingError
+from prunegraph.errors import BudgetError, TrainingError
 from prunegraph.graph.model import Graph
 from prunegraph.operators import is_batch_normalization
 from prunegraph.options import bound, options
@@ -45,7 +45,7 @@ class TrainingOptions:
         loss: of outputs and batch; see `prunegraph.training.losses`.
         recipe: the numbers of one training; methods with several stages derive theirs from it.
         evaluate: measured after every epoch, larger is better.
-        budget: what is left of a model that the method prunes; methods that do not prune have no use for it.
+        budget: what is left of a model that the method prunes; methods that do not prune refuse it.
         augment: changes every batch with random numbers (flips, crops).
         checkpoint: a file; every stage has one of its own beside it.
         device: where to train.
@@ -247,11 +247,24 @@ def _unreached(stage: str, run: Run) -> str:
     )
 
 
+def _check_no_budget(setting: TrainingOptions, method: str) -> None:
+    if setting.budget is not None:
+        given = " and ".join(setting.budget.kinds or ("ratio",))
+        raise BudgetError(
+            f"training method {method!r} removes nothing: leave {given} out, or choose joint, cycles or gfr"
+        )
+
+
 @METHODS.register("plain")
 def plain(
     graph: Graph, setting: TrainingOptions, *, learn_scales: bool = False
 ) -> TrainResult:
-    """Train the weights; `learn_scales` trains scales of QuantizeLinear as well (LSQ)."""
+    """Train the weights; `learn_scales` trains scales of QuantizeLinear as well (LSQ).
+
+    Raises:
+        BudgetError: there is a budget.
+    """
+    _check_no_budget(setting, "plain")
     module = GraphModule(graph, learn_scales=learn_scales)
     note = keep_statistics(module.to(setting.device), setting.batches(), setting.loss)
     run = setting.fit(module, "plain")
@@ -271,7 +284,9 @@ def sparse(
     Raises:
         OptionError: `strength` is neither "auto" nor a number of at least 0.
         DataError: no removable channel has a BatchNormalization, or a layer that can have one.
+        BudgetError: there is a budget.
     """
+    _check_no_budget(setting, "sparse")
     chosen = penalty(strength, "sparse")
     unfolded = unfold(graph, setting.data, seed=setting.recipe.seed)
     module = GraphModule(unfolded.graph)

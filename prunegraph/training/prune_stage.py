@@ -103,6 +103,15 @@ def budgets(
     return tuple(given)
 
 
+def check_counts(rounds: int, **epochs: int) -> None:
+    """Raise OptionError before the work for a number of rounds or epochs that cannot be."""
+    if rounds < 1:
+        raise OptionError(f"rounds must be at least 1, got {rounds}")
+    for name, count in epochs.items():
+        if count < 0:
+            raise OptionError(f"{name} must be at least 0, got {count}")
+
+
 def rounds_of(
     done: TrainResult,
     setting: TrainingOptions,
@@ -122,11 +131,8 @@ def rounds_of(
         rounds: how many.
 
     Raises:
-        OptionError: there is no round.
         BudgetError: a budget cannot be met.
     """
-    if rounds < 1:
-        raise OptionError(f"rounds must be at least 1, got {rounds}")
     original, data = (
         cost(done.model),
         sampled(setting.data, pruning.samples, setting.recipe.seed),
@@ -147,6 +153,13 @@ def rounds_of(
             record["left_out"] = left_out
             done = done.with_note(_left_out(left_out))
         done = tuned(done.with_record(record), setting, recipe, f"tune{number}")
+    if cost(done.model) == original:
+        return done.with_note(
+            f"nothing was removed: kept channels are a multiple of {pruning.round_to} (round_to), and {rounds} rounds "
+            "remove less each"
+            if rounds > 1
+            else f"nothing was removed: kept channels are a multiple of {pruning.round_to} (round_to)"
+        )
     return done
 
 

@@ -51,6 +51,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         """Check what would train in another way than it says."""
         for name, value, fits, what in (
+            ("epochs", self.epochs, self.epochs >= 0, "at least 0"),
             ("lr", self.lr, self.lr > 0, "above 0"),
             ("momentum", self.momentum, 0 <= self.momentum < 1, "at least 0 and below 1"),
             ("weight_decay", self.weight_decay, self.weight_decay >= 0, "at least 0"),

@@ -273,6 +273,20 @@ def test_a_later_step_is_checked_before_the_first_runs(
     assert not Path("out.onnx").exists()
 
 
+def test_a_step_does_not_write_over_what_it_reads(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even where that is what a step before it will have written."""
+    monkeypatch.chdir(folder)
+    Path("r.toml").write_text(
+        STEP + '[[step]]\ncommand = "prune"\noutput = "out.onnx"\nmacs = 0.5\n'
+    )
+    done = CliRunner().invoke(main, ["run", "r.toml"])
+    assert done.exit_code == 2
+    assert "step 2 (prune): out.onnx: output and input are the same file" in done.output
+    assert not Path("out.onnx").exists()
+
+
 def test_missing_files(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="no such recipe"):
         recipes.read(tmp_path / "none.toml")

@@ -176,6 +176,16 @@ CASES: dict[str, tuple[Make, str, str]] = {
         COCO,
         "there is no category 5",
     ),
+    "coco images with one id": (
+        lambda: changed_coco(lambda c: c["images"][1].update(id=c["images"][0]["id"])),
+        COCO,
+        "is there 2 times; ids must differ",
+    ),
+    "coco categories with one id": (
+        lambda: changed_coco(lambda c: c["categories"].append(dict(c["categories"][0]))),
+        COCO,
+        "is there 2 times; ids must differ",
+    ),
     "coco unknown image": (
         lambda: changed_coco(lambda c: c["annotations"][0].update(image_id=5)),
         COCO,

@@ -176,6 +176,23 @@ def test_ids_are_numbered_anew(folder):
     assert not (folder / "x.onnx").exists()
 
 
+def test_sizes_that_do_not_fit_are_told(folder):
+    """What a file says of a model that it does not describe, or in another form, stays and is named."""
+    content = {**LLAMA, "vocab_size": 1000, "intermediate_size": [64, 64]}
+    (folder / "config.json").write_text(json.dumps(content))
+    result = pg.prune(
+        folder / "model.onnx",
+        folder / "out/small.onnx",
+        vocabulary=[0, 1, 2, 7],
+        budget=pg.Budget(ratio=0),
+    )
+    config = read(folder / "out/config.json")
+    assert config["vocab_size"] == 1000 and config["intermediate_size"] == [64, 64]
+    notes = " ".join(result.configured.notes)
+    assert "vocab_size stays 1000: the table of tokens had 99 rows, and has 4" in notes
+    assert "intermediate_size is no whole number: it stays [64, 64]" in notes
+
+
 def test_with_old_ids_those_in_the_files_stay(folder):
     result = pg.prune(
         folder / "model.onnx",

@@ -43,6 +43,56 @@ GOOD = np.zeros(12, np.int64)
 #: What is there, words behind `train net.onnx -o out.onnx`, and what is said.
 CASES: dict[str, tuple[object, str, str]] = {
     "no file": (None, "--data none.npz", "none.npz: no such data file"),
+    "a folder of checkpoints that is not there": (
+        lambda: arrays(GOOD),
+        "--data d.npz --checkpoint none/run.pt",
+        "the folder none does not exist",
+    ),
+    "a device that is not there": (
+        lambda: arrays(GOOD),
+        "--data d.npz --device abacus",
+        "device 'abacus' is not there",
+    ),
+    "a device of a type that does not compute": (
+        lambda: arrays(GOOD),
+        "--data d.npz --device meta:x",
+        "device 'meta:x' is not there",
+    ),
+    "smoothing above 1": (
+        lambda: arrays(GOOD),
+        "--data d.npz --loss cross_entropy:smoothing=5",
+        "smoothing must be from 0 to 1, got 5",
+    ),
+    "smoothing below 0": (
+        lambda: arrays(GOOD),
+        "--data d.npz --loss cross_entropy:smoothing=-1",
+        "smoothing must be from 0 to 1, got -1",
+    ),
+    "smoothing that is no number": (
+        lambda: arrays(GOOD),
+        "--data d.npz --loss cross_entropy:smoothing=nan",
+        "smoothing must be from 0 to 1, got nan",
+    ),
+    "a budget that nothing is cut to": (
+        lambda: arrays(GOOD),
+        "--data d.npz --macs 0.5",
+        "'plain' removes nothing: leave macs out",
+    ),
+    "a ratio that nothing is cut by": (
+        lambda: arrays(GOOD),
+        "--data d.npz --method sparse --ratio 0.5",
+        "'sparse' removes nothing: leave ratio out",
+    ),
+    "fewer epochs than none": (
+        lambda: arrays(GOOD),
+        "--data d.npz --method joint:sparse_epochs=-1 --macs 0.5",
+        "sparse_epochs must be at least 0, got -1",
+    ),
+    "no rounds": (
+        lambda: arrays(GOOD),
+        "--data d.npz --method joint:rounds=0 --macs 0.5",
+        "rounds must be at least 1, got 0",
+    ),
     "no labels": (
         lambda: arrays(),
         "--data d.npz",

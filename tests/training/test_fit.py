@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -222,6 +223,11 @@ def test_a_killed_process_can_be_resumed(tmp_path: Path) -> None:
     )
 
 
+def parts_of(path: Path, name: str) -> bytes:
+    with zipfile.ZipFile(path) as file:
+        return file.read(name)
+
+
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "run.pt"
     fit(
@@ -240,6 +246,20 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="other weights"):
         fit(
             GraphModule(residual_net(seed=3)),
+            Batches(task(48), 24),
+            TrainingConfig(epochs=1),
+            checkpoint=path,
+        )
+    whole = path.read_bytes()
+    with zipfile.ZipFile(path) as parts:
+        largest = max(parts.infolist(), key=lambda part: part.file_size)
+    place = whole.index(parts_of(path, largest.filename))
+    path.write_bytes(
+        whole[: place + 5] + bytes([whole[place + 5] ^ 64]) + whole[place + 6 :]
+    )
+    with pytest.raises(TrainingError, match="another checksum"):
+        fit(
+            GraphModule(residual_net()),
             Batches(task(48), 24),
             TrainingConfig(epochs=1),
             checkpoint=path,
