@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -55,7 +56,7 @@ def coco(path: Path) -> Listing:
 
 def _content(path: Path) -> Mapping[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except MALFORMED as error:
         reason = " ".join(str(error).split())[:100]
         raise DataError(f"{path}: not a JSON file ({reason})") from error
@@ -89,9 +90,14 @@ def _rows(
             raise DataError(f"{where}: there is no image {each['image_id']!r}")
         if each["category_id"] not in numbers:
             raise DataError(f"{where}: there is no category {each['category_id']!r}")
-        x, y, width, height = map(float, each["bbox"])
+        try:
+            x, y, width, height = map(float, each["bbox"])
+        except (KeyError, TypeError, ValueError):
+            x = y = width = height = math.nan
         if not (width >= 0 and height >= 0 and abs(x) + abs(y) + width + height < 1e6):
-            raise DataError(f"{where}: its box is not x, y, width, height: {each['bbox']}")
+            raise DataError(
+                f"{where}: its box is not x, y, width, height: {each.get('bbox')}"
+            )
         rows, classes = result[each["image_id"]]
         rows.append([x, y, x + width, y + height])
         classes.append(numbers[each["category_id"]])

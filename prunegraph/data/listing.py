@@ -240,7 +240,7 @@ def _names(path: Path) -> list[str]:
 def read_lines(path: Path) -> list[str]:
     """Lines of a text file. Raises DataError."""
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return path.read_text(encoding="utf-8-sig").splitlines()
     except MALFORMED as error:
         raise DataError(f"{path}: not a text file in UTF-8 ({error})") from error
 

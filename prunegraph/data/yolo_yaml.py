@@ -63,7 +63,7 @@ def _content(path: Path) -> Mapping[str, Any]:
     try:
         if path.stat().st_size > LARGEST:
             raise DataError(f"{path}: is larger than any file that describes a data set")
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         # Aliases could name each other until memory is full.
         if any(isinstance(each, yaml.AliasToken) for each in yaml.scan(text)):
             raise DataError(f"{path}: has aliases, which no such file needs")

@@ -32,7 +32,7 @@ def read_ids(path: str | os.PathLike[str]) -> list[int]:
         DataError: the file cannot be read, or a line holds no id, or an id stands in it twice.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a list of ids: {error}") from error
     ids: dict[int, int] = {}

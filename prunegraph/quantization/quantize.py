@@ -45,7 +45,13 @@ from prunegraph.quantization.scheme import TYPES, Params, Scheme
 from prunegraph.quantization.scheme import scheme as scheme_of
 from prunegraph.quantization.spelling import spelled_out
 from prunegraph.quantization.weights import Codes, least_scales, quantized
-from prunegraph.quantization.write import QuantizedLayer, float_bias, needed_opset, write
+from prunegraph.quantization.write import (
+    PER_CHANNEL,
+    QuantizedLayer,
+    float_bias,
+    needed_opset,
+    write,
+)
 from prunegraph.rewriting.fold import fold
 from prunegraph.rewriting.gemm import plain_gemms
 from prunegraph.rewriting.opset import raise_opset
@@ -290,7 +296,10 @@ def _wide(scheme: Scheme, fallback: str) -> Scheme | None:
 
 def _recent(graph: Graph, scheme: Scheme, data: Data | None) -> Graph:
     """The graph in an operator set that has the scheme's types, where ONNX Runtime's own operators will not do."""
-    integers = 10  # the first operator set with integer kernels
+    # The first operator set with integer kernels. Beside integer activations, a session makes biases in float integers,
+    # with a scale for each output.
+    is_plain = scheme.integer_bias or scheme.activations is None
+    integers = 10 if is_plain else PER_CHANNEL
     needs = (
         scheme.target.symmetric
         or scheme.weights.bits < 8

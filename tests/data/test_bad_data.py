@@ -194,7 +194,12 @@ CASES: dict[str, tuple[Make, str, str]] = {
     "coco box of three": (
         lambda: changed_coco(lambda c: c["annotations"][0].update(bbox=[1, 2, 3])),
         COCO,
-        "not a COCO file of boxes",
+        "its box is not x, y, width, height: [1, 2, 3]",
+    ),
+    "coco no box": (
+        lambda: changed_coco(lambda c: c["annotations"][0].pop("bbox")),
+        COCO,
+        "its box is not x, y, width, height: None",
     ),
     "coco box below nothing": (
         lambda: changed_coco(lambda c: c["annotations"][0].update(bbox=[1, 2, -3, 4])),

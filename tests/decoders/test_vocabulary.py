@@ -245,6 +245,8 @@ def test_files_of_ids(tmp_path):
     path = tmp_path / "keep.txt"
     path.write_text("# special\n0\n\n the\t7\n#\t9\n  12\n")
     assert read_ids(path) == [0, 7, 9, 12]
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as editors on Windows save text
+    assert read_ids(path) == [0, 7, 9, 12]
     for text, message in (
         ("1\nx\n", "line 2 holds no id: 'x'"),
         ("-1\n", "line 1 holds no id"),

@@ -199,6 +199,21 @@ def test_old_operator_sets(opset: int) -> None:
     assert decibels_of(graph, quantized.model, samples()) > 25
 
 
+@pytest.mark.parametrize("opset", [7, 10, 11, 13])
+@pytest.mark.parametrize(
+    "options", [{"target": "openvino"}, {"weights": "int16", "activations": "uint16"}]
+)
+def test_biases_in_float_in_old_operator_sets(
+    opset: int, options: dict[str, object]
+) -> None:
+    """The session makes them integers by itself, with operators that sets below 13 have not."""
+    b = Builder(opset=opset)
+    x = b.relu(b.conv(b.input("n", 3, 8, 8), 3, 8))
+    graph = b.graph(b.head(b.relu(b.conv(x, 8, 8)), 8))
+    quantized = pg.quantize(graph, samples(), **options)
+    assert decibels_of(graph, quantized.model, samples()) > 20
+
+
 # -- placement --------------------------------------------------------------------------------
 
 
