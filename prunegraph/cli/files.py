@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,20 +70,20 @@ def hold_apart(command: click.Command, given: Mapping[str, Any]) -> list[str]:
     written = [path for path in files(command, WrittenFile, given) if path != "-"]
     read = [Path(path) for path in files(command, ReadFile, given)]
     # What an earlier step of a recipe writes may not be there yet.
-    names = {path.resolve() for path in read}
+    names = set(map(os.path.realpath, read))
     there = [path for path in read if path.is_file()]
-    seen: set[Path] = set()
+    seen: set[str] = set()
     for path in map(Path, written):
         is_read = path.is_file() and any(path.samefile(each) for each in there)
-        if is_read or path.resolve() in names:
+        if is_read or os.path.realpath(path) in names:
             raise ModelError(
                 f"{path}: output and input are the same file; choose another output"
             )
-        if path.resolve() in seen:
+        if os.path.realpath(path) in seen:
             raise ModelError(
                 f"{path}: two outputs are the same file; choose another name for one of them"
             )
-        seen.add(path.resolve())
+        seen.add(os.path.realpath(path))
     return written
 
 

@@ -124,6 +124,8 @@ def _texts(parameter: click.Parameter, value: Value, what: str) -> list[str]:
     values = value if isinstance(value, list) else [value]
     if any(isinstance(each, bool) for each in values):
         raise RecipeError(f"{what} must be text or a number, not true or false")
+    if any("\0" in str(each) for each in values):
+        raise RecipeError(f"{what} must be text without null characters")
     return [str(each) for each in values]
 
 

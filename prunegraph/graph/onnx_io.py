@@ -245,7 +245,7 @@ def check_is_file(path: Path) -> None:
 def check_keeps_weights(graph: Graph, *paths: str | os.PathLike[str]) -> None:
     """Raise ModelError for a destination that holds weights of the model's file."""
     for path in paths:
-        if Path(path).resolve() in graph.home.weights:
+        if Path(os.path.realpath(path)) in graph.home.weights:
             raise ModelError(
                 f"{path}: holds weights of {graph.source}; choose another output"
             )
@@ -258,8 +258,8 @@ def check_destinations(graph: Graph, *paths: str | os.PathLike[str] | None) -> N
     """
     given = [path for path in paths if path is not None]
     if has_external(graph):
-        own = Path(graph.source).resolve()
-        given += [f"{path}.data" for path in given if Path(path).resolve() != own]
+        own = os.path.realpath(graph.source)
+        given += [f"{path}.data" for path in given if os.path.realpath(path) != own]
     check_keeps_weights(graph, *given)
 
 

@@ -246,6 +246,7 @@ STEP = HEAD + '[[step]]\ncommand = "decompose"\nmodel = "net.onnx"\noutput = "ou
             STEP.replace("decompose", "prune") + "no-verify = 1\n",
             "'no-verify' must be true or false, got 1",
         ),
+        (STEP + 'report = "a\\u0000"\n', "'report' must be text without null"),
         (STEP + 'rank = "most"\n', "step 1 (decompose): rank 'most'"),
         (STEP + 'keep = ["nothing"]\n', "step 1 (decompose): unknown layer 'nothing'"),
     ],
