@@ -153,12 +153,10 @@ def rounds_of(
             record["left_out"] = left_out
             done = done.with_note(_left_out(left_out))
         done = tuned(done.with_record(record), setting, recipe, f"tune{number}")
-    if cost(done.model) == original:
+    if cost(done.model) == original and any(budget.ratio for budget in bounds):
         return done.with_note(
-            f"nothing was removed: kept channels are a multiple of {pruning.round_to} (round_to), and {rounds} rounds "
-            "remove less each"
-            if rounds > 1
-            else f"nothing was removed: kept channels are a multiple of {pruning.round_to} (round_to)"
+            f"nothing was removed: kept channels are a multiple of {pruning.round_to} (round_to), and no round removes "
+            "as many"
         )
     return done
 

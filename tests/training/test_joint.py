@@ -461,6 +461,18 @@ def test_cycles_share_a_ratio_among_the_rounds() -> None:
     )
 
 
+def test_rounds_that_remove_nothing_are_said() -> None:
+    """A quarter in four rounds is no eight of 16 channels in any of them."""
+    graph = residual_net(width=16)
+    chosen = setting(budget=Budget(ratio=0.25), recipe=TrainingConfig(epochs=1))
+    done = train(graph, chosen, "cycles")
+    assert cost(done.model) == cost(graph)
+    assert any(
+        "nothing was removed: kept channels are a multiple of 8" in n for n in done.notes
+    )
+    assert train(graph, chosen, "cycles:round_to=1").notes == ()
+
+
 def test_samples_are_drawn_once_each() -> None:
     data = Data.of([{"x": np.arange(i, i + 10)} for i in range(0, 50, 10)])
     values = np.concatenate([chunk["x"] for chunk in sampled(data, 7, 1).chunks()])
