@@ -309,8 +309,8 @@ def test_groups_by_attention_come_back_as_such(tmp_path: Path) -> None:
             "wrote no JSON to its standard output",
         ),
         ("print('[' * 100_000)", "wrote no JSON to its standard output"),
-        ("print('3')", "its 'format' must be 'prunegraph/plan@2'"),
-        ("print('{}')", "its 'format' must be 'prunegraph/plan@2'"),
+        ("print('3')", "its 'format' must be one of prunegraph/plan@1, prunegraph/plan@2"),
+        ("print('{}')", "its 'format' must be one of prunegraph/plan@1, prunegraph/plan@2"),
         (
             FIRST.replace("[0]", "[99]"),
             "the plan removes channel 99 of group 'g0', which has 8 channels",

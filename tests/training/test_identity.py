@@ -57,7 +57,6 @@ CHANGES: dict[str, Callable[[], dict[str, Any]]] = {
     "distillation": lambda: {"loss": distillation(GraphModule(residual_net()))},
     "another recipe": lambda: {"recipe": TrainingConfig(epochs=1, lr=0.01)},
     "augmentation": lambda: {"augment": mirrored},
-    "a budget": lambda: {"budget": pg.Budget(ratio=0.5)},
     "a metric": lambda: {"evaluate": measure(task(48), residual_net())},
 }
 
@@ -67,6 +66,14 @@ def test_a_run_with_another_setting_is_refused(name: str, tmp_path: Path) -> Non
     train(residual_net(), setting(tmp_path / "run.pt"))
     with pytest.raises(TrainingError, match="belongs to another run"):
         train(residual_net(), setting(tmp_path / "run.pt", **CHANGES[name]()))
+
+
+def test_a_run_to_another_budget_is_refused(tmp_path: Path) -> None:
+    """Already at the stage before the cut, which is the same."""
+    path, method = tmp_path / "run.pt", "joint:quantize=none,round_to=1"
+    train(residual_net(), setting(path, budget=pg.Budget(ratio=0.5)), method)
+    with pytest.raises(TrainingError, match=r"sparse.*belongs to another run"):
+        train(residual_net(), setting(path, budget=pg.Budget(ratio=0.25)), method)
 
 
 def test_a_run_with_another_option_or_model_is_refused(tmp_path: Path) -> None:

@@ -173,5 +173,6 @@ def test_a_relative_penalty_needs_the_length_of_the_run() -> None:
 def test_a_strength_is_auto_or_a_number(strength: str, method: str) -> None:
     from tests.training.test_joint import setting
 
+    chosen = setting(budget=None) if method == "sparse" else setting()
     with pytest.raises(OptionError, match=r"'strength'.*auto or a number"):
-        train(residual_net(), setting(), f"{method}:strength={strength}")
+        train(residual_net(), chosen, f"{method}:strength={strength}")
