@@ -60,7 +60,9 @@ def sparse(graph: Graph, case: Case, seed: int) -> Graph:
     checkpoint = FOLDER / f"slimming-{case.name}-{seed}.pt"
     return train(
         graph,
-        replace(chosen, recipe=recipe, loss=cross_entropy(), checkpoint=checkpoint),
+        replace(
+            chosen, recipe=recipe, loss=cross_entropy(), checkpoint=checkpoint, budget=None
+        ),
         f"sparse:strength={STRENGTH}",
     ).model
 
