@@ -493,7 +493,6 @@ def write_result(
 def check_model_output(
     path: str | os.PathLike[str],
     source: str | os.PathLike[str] | None = None,
-    others: Sequence[str | os.PathLike[str] | None] = (),
     *,
     symbol: bool = False,
 ) -> None:
@@ -502,9 +501,9 @@ def check_model_output(
     `symbol` says that a model from MXNet may be written as NAME-symbol.json, with NAME-0000.params beside it.
     """
     check_name(path, source, symbol=symbol)
-    check_output(path, source, others)
+    check_output(path, source)
     if is_symbol(path):
-        check_output(beside(os.fspath(path)), source, others)
+        check_output(beside(os.fspath(path)), source)
 
 
 def check_output(

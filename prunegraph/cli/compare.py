@@ -6,6 +6,7 @@ import click
 
 from prunegraph.cli.command import Command, Section, option
 from prunegraph.cli.console import check_json, console, write_json
+from prunegraph.cli.files import check_weights
 from prunegraph.cli.loading import load_data
 from prunegraph.cli.options import (
     data_option,
@@ -62,10 +63,12 @@ def compare(
     from prunegraph.report import content, tables
 
     check_json(json_path)
-    graph = api.load(first)
+    graph, other = api.load(first), api.load(second)
+    for each in (graph, other):
+        check_weights(each)
     result = api.compare(
         graph,
-        api.load(second),
+        other,
         data=load_data(data, graph),
         runs=runs,
         threads=threads,

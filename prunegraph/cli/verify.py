@@ -6,6 +6,7 @@ import click
 
 from prunegraph.cli.command import Command
 from prunegraph.cli.console import check_json, console, stages, write_json
+from prunegraph.cli.files import check_weights
 from prunegraph.cli.loading import load_data, load_model
 from prunegraph.cli.options import (
     READ,
@@ -36,10 +37,9 @@ def verify(
     where = console()
     with stages(where) as progress:
         progress("load")
-        graph = load_model(model)
+        graph, small = load_model(model), api.load(pruned)
+        check_weights(small)
         seen = proof_batches(graph, load_data(data, graph, progress))
-        proof = api.verify(
-            graph, Plan.load(plan), api.load(pruned), data=seen, progress=progress
-        )
+        proof = api.verify(graph, Plan.load(plan), small, data=seen, progress=progress)
     where.print(f"proof: {proof}")
     write_json(content.proof(proof), json_path)

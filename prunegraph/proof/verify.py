@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import tempfile
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
@@ -221,11 +222,9 @@ class _Comparison:
                 return simplified
         self.progress("the proof failed, looking for the first node that differs")
         message = self._explain(proof)
-        raise (
-            ExactnessError(message)
-            if self._is_finite()
-            else ExactnessError(message, INFINITE)
-        )
+        if math.isinf(proof.relative) and not self._is_finite():
+            raise ExactnessError(message, INFINITE)
+        raise ExactnessError(message)
 
     def _is_finite(self) -> bool:
         """Tell whether the original gives finite numbers on what was compared."""

@@ -128,6 +128,8 @@ def test_nothing_is_written_twice(folder: Path, words: str) -> None:
         "quantize outside_weights.onnx -o weights.onnx --data data.npz",
         "convert outside_weights.onnx -o weights.onnx --dtype float16",
         "inspect outside_weights.onnx --json weights.onnx",
+        "compare net.onnx outside_weights.onnx --json weights.onnx",
+        "verify net.onnx plan.json outside_weights.onnx --json weights.onnx",
     ],
 )
 def test_weights_beside_a_model_stay(folder: Path, words: str) -> None:
