@@ -17,7 +17,7 @@ from prunegraph.cli.options import (
 )
 
 
-@click.command(cls=Command, examples=["verify model.onnx plan.json small.onnx"])
+@click.command(cls=Command, examples=["verify model.onnx plan.json result.onnx"])
 @model_argument()
 @click.argument("plan", type=READ)
 @model_argument("pruned")
@@ -37,9 +37,9 @@ def verify(
     where = console()
     with stages(where) as progress:
         progress("load")
-        graph, small = load_model(model), api.load(pruned)
-        check_weights(small)
+        graph, result = load_model(model), api.load(pruned)
+        check_weights(result)
         seen = proof_batches(graph, load_data(data, graph, progress))
-        proof = api.verify(graph, Plan.load(plan), small, data=seen, progress=progress)
+        proof = api.verify(graph, Plan.load(plan), result, data=seen, progress=progress)
     where.print(f"proof: {proof}")
     write_json(content.proof(proof), json_path)
